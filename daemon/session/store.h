@@ -1,0 +1,111 @@
+/*
+ * The store: SQLite, checkpoint files and fsync, in a thread of its own.
+ *
+ * It owns one connection (WAL, synchronous=FULL, secure_delete) on
+ * STATE/sinkd.db and the files STATE/checkpoint/ID.kv.  Work comes as jobs, in
+ * order; jobs gather in one transaction that is committed when a job needs it
+ * (durable), at the latest COMMIT_MS after its first write.  A durable job comes
+ * back after the commit; others as soon as they ran.  Reads see what is staged.
+ *
+ * A job is an owned letter: the poster fills the inputs, letter.open and
+ * reply_to; the store runs it, fills rc, why and the outputs, and posts it to
+ * reply_to, whose owner frees it (store_job_free).  reply_to NULL: the store
+ * frees it.  rc as everywhere: 0, REFUSED, or negative.
+ *
+ * A disk that is full, or a database that is damaged, makes jobs fail by name
+ * and the store read-only; it never loses what it acknowledged.
+ */
+#ifndef DAEMON_SESSION_STORE_H
+#define DAEMON_SESSION_STORE_H
+
+#include "daemon/base/error.h"
+#include "daemon/base/mailbox.h"
+#include "daemon/session/event.h"
+#include "daemon/session/row.h"
+
+#define STORE_COMMIT_MS 500
+
+struct store;
+
+struct store_params {
+	const char *dir;           /* made 0700 where missing */
+	const char *vfs;           /* NULL: the default; tests name their own */
+};
+
+/* REFUSED: state_in_use (another daemon holds the directory), bad_state. A
+ * structurally damaged database opens read-only (store_read_only). */
+int store_open(struct store **out, const struct store_params *p, struct reason *why);
+/* Commits, ends the thread.  Post nothing afterwards. */
+void store_close(struct store *s);
+bool store_read_only(const struct store *s, struct reason *why);
+
+/* All sessions, before store_start.  A session whose log chain is broken comes
+ * with bad set (a sentence naming the entry): it can be listed and deleted only. */
+struct store_session { struct session_row row; char bad[160]; uint64_t n_queued, n_queued_bytes; };
+int store_each(struct store *s, int (*each)(void *ctx, const struct store_session *), void *ctx);
+int store_start(struct store *s);      /* starts the thread */
+
+enum store_op {
+	STORE_SESSION_PUT,     /* row: insert (id 0, gets one) or update. session_exists. durable */
+	STORE_SESSION_DELETE,  /* session: its rows, log, queue, checkpoint, overwritten. durable */
+	STORE_ORDER_PUT,       /* order: gets its id; positive STORE_REPEATED: the key was seen,
+	                          order.id and order.progress are the first one's. durable */
+	STORE_ORDER_NEXT,      /* session, order id `from`: the first unfinished order with id > from;
+	                          order NULL: none */
+	STORE_LOG,             /* events (n_event) of one session, row (n_seq, n_token, chain, chat,
+	                          used, n_kill are updated), order_id + progress when order_id is
+	                          not 0 (stage 2: the payload is dropped). durable if asked */
+	STORE_READ,            /* session, from (seq), limit (entries): events, next, durable_seq */
+	STORE_TOKENS,          /* session, from (position), limit: ids, in one list */
+	STORE_CHECKPOINT_PUT,  /* session, checkpoint: temporary name, fsync, rename */
+	STORE_CHECKPOINT_GET,  /* session: checkpoint; REFUSED bad_checkpoint / none */
+	STORE_CHECKPOINT_DROP, /* session: overwritten and removed */
+	STORE_SYNC,            /* a commit now. durable */
+};
+enum { STORE_REPEATED = 2 };
+
+/* A session's KV at a position: a cache of the log.  On disk behind a header with
+ * a version, all of these, and XXH3 over everything. */
+struct checkpoint {
+	uint64_t fingerprint;      /* model */
+	char layout[48];           /* backend's kv_layout */
+	struct window window;
+	uint32_t n_chunk;
+	uint64_t n_computed;       /* tokens whose KV it holds */
+	uint64_t start;            /* batch_seq.start */
+	uint64_t chain;            /* event chain after the log entry that reaches n_computed or beyond */
+	size_t n_kv, n_logits;
+	void *kv;                  /* n_kv bytes, owned */
+	float *logits;             /* [n_logits] of the next token, owned, or NULL */
+};
+
+struct store_job {
+	struct letter letter;
+	enum store_op op;
+	struct mailbox *reply_to;
+	void *ctx;                 /* the poster's */
+	bool durable;
+
+	uint64_t session;
+	uint64_t from;
+	uint64_t limit, limit_bytes;
+	struct session_row row;
+	struct order *order;       /* owned */
+	uint64_t order_id;
+	struct order_progress progress;
+	struct event *events;      /* owned, [n_event] */
+	size_t n_event;
+	struct checkpoint *checkpoint;     /* owned */
+	struct ids ids;
+	uint64_t next, durable_seq;
+
+	int rc;
+	struct reason why;
+};
+
+struct store_job *store_job_new(enum store_op op, uint64_t session);
+void store_job_free(struct store_job *j);      /* with all that it owns; NULL is fine */
+void checkpoint_free(struct checkpoint *c);
+void store_post(struct store *s, struct store_job *j);     /* any thread */
+
+#endif
