@@ -1,0 +1,150 @@
+/* Values: trees that answers are made of; see the header. */
+#include "daemon/base/value.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct value *make(enum value_kind kind)
+{
+	struct value *v = calloc(1, sizeof *v);
+
+	if (v == NULL)
+		abort();
+	v->kind = kind;
+	return v;
+}
+
+struct value *value_nil(void)
+{
+	return make(VALUE_NIL);
+}
+
+struct value *value_bool(bool b)
+{
+	struct value *v = make(VALUE_BOOL);
+
+	v->b = b;
+	return v;
+}
+
+struct value *value_int(int64_t i)
+{
+	struct value *v = make(VALUE_INT);
+
+	v->i = i;
+	return v;
+}
+
+struct value *value_uint(uint64_t u)
+{
+	struct value *v = make(VALUE_UINT);
+
+	v->u = u;
+	return v;
+}
+
+struct value *value_real(double d)
+{
+	struct value *v = make(VALUE_REAL);
+
+	v->d = d;
+	return v;
+}
+
+static struct value *bytes(enum value_kind kind, const void *p, size_t n)
+{
+	struct value *v = make(kind);
+
+	v->s.data = malloc(n + 1);
+	if (v->s.data == NULL)
+		abort();
+	if (n > 0)
+		memcpy(v->s.data, p, n);
+	v->s.data[n] = '\0';
+	v->s.n = n;
+	return v;
+}
+
+struct value *value_strn(const char *s, size_t n)
+{
+	return bytes(VALUE_STR, s, n);
+}
+
+struct value *value_str(const char *s)
+{
+	return s == NULL ? value_nil() : bytes(VALUE_STR, s, strlen(s));
+}
+
+struct value *value_bin(const void *p, size_t n)
+{
+	return bytes(VALUE_BIN, p, n);
+}
+
+struct value *value_list(void)
+{
+	return make(VALUE_LIST);
+}
+
+struct value *value_map(void)
+{
+	return make(VALUE_MAP);
+}
+
+static void grow(struct value *c)
+{
+	if (c->l.n < c->l.room)
+		return;
+	c->l.room = c->l.room ? 2 * c->l.room : 8;
+	c->l.items = reallocarray(c->l.items, c->l.room, sizeof *c->l.items);
+	if (c->kind == VALUE_MAP)
+		c->l.keys = reallocarray(c->l.keys, c->l.room, sizeof *c->l.keys);
+	if (c->l.items == NULL || (c->kind == VALUE_MAP && c->l.keys == NULL))
+		abort();
+}
+
+struct value *value_push(struct value *list, struct value *v)
+{
+	assert(list->kind == VALUE_LIST);
+	grow(list);
+	list->l.items[list->l.n++] = v;
+	return v;
+}
+
+struct value *value_put(struct value *map, const char *key, struct value *v)
+{
+	assert(map->kind == VALUE_MAP);
+	grow(map);
+	map->l.keys[map->l.n] = strdup(key);
+	if (map->l.keys[map->l.n] == NULL)
+		abort();
+	map->l.items[map->l.n++] = v;
+	return v;
+}
+
+const struct value *value_get(const struct value *map, const char *key)
+{
+	assert(map->kind == VALUE_MAP);
+	for (size_t i = 0; i < map->l.n; i++)
+		if (strcmp(map->l.keys[i], key) == 0)
+			return map->l.items[i];
+	return NULL;
+}
+
+void value_free(struct value *v)
+{
+	if (v == NULL)
+		return;
+	if (v->kind == VALUE_STR || v->kind == VALUE_BIN) {
+		free(v->s.data);
+	} else if (v->kind == VALUE_LIST || v->kind == VALUE_MAP) {
+		for (size_t i = 0; i < v->l.n; i++) {
+			value_free(v->l.items[i]);
+			if (v->kind == VALUE_MAP)
+				free(v->l.keys[i]);
+		}
+		free(v->l.items);
+		free(v->l.keys);
+	}
+	free(v);
+}
