@@ -74,6 +74,9 @@ struct checkpoint {
 	uint64_t n_computed;       /* tokens whose KV it holds */
 	uint64_t start;            /* batch_seq.start */
 	uint64_t chain;            /* event chain after the log entry that reaches n_computed or beyond */
+	/* The ring has room for one chunk more than the window, so a cache may be set
+	 * back by up to n_chunk tokens: the next token's logits need not be stored, a
+	 * resumed session computes its last token again. */
 	size_t n_kv, n_logits;
 	void *kv;                  /* n_kv bytes, owned */
 	float *logits;             /* [n_logits] of the next token, owned, or NULL */
