@@ -19,6 +19,7 @@ struct frame {
 	msgpack_zone zone;         /* owns what the objects point to */
 	bool open;
 	enum frame_kind kind;
+	bool has_id;               /* a request's id is known, also where the rest is refused */
 	uint32_t id;
 	const char *method; size_t n_method;
 	msgpack_object params;     /* MAP, or NIL: the empty map */
@@ -26,7 +27,8 @@ struct frame {
 };
 
 /* p[n]: one whole message that scan has accepted; the views point into the zone
- * and p.  0, or REFUSED-like 1 with a sentence in why. */
+ * and p.  0, or 1 with a sentence in why: not such a message (has_id: answer it
+ * by name).  frame_close either way. */
 int frame_parse(struct frame *f, const void *p, size_t n, char *why, size_t n_why);
 void frame_close(struct frame *f);
 /* A map's value by key, NULL: absent. */
