@@ -9,7 +9,7 @@
  *
  * Errors: 0; SINK_REFUSED (the daemon said no: e has name and message);
  * SINK_GONE (no daemon, or it went away; errno in e.code); SINK_BAD (not our
- * protocol).
+ * protocol).  After SINK_GONE and SINK_BAD the connection is of no more use.
  */
 #ifndef PROTO_LIBSINK_H
 #define PROTO_LIBSINK_H
@@ -18,12 +18,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SINK_REFUSED = 1, SINK_GONE = 2, SINK_BAD = 3 };
+enum { SINK_REFUSED = 1, SINK_GONE = 2, SINK_BAD = 3, SINK_TIMEOUT = 4 };
+
+#define SINK_ANSWER_MAX (32u << 20)    /* longest message taken from a daemon */
+#define SINK_KEPT_MAX (4u << 20)       /* bytes of notifications kept for sink_next */
 
 struct sink;
 
 struct sink_error {
-	int code;
+	int code;              /* of proto/errors.h where refused, errno where gone */
 	char name[64];
 	char message[512];
 };
@@ -31,26 +34,36 @@ struct sink_error {
 struct sink_answer {
 	msgpack_zone zone;
 	msgpack_object result;     /* views into the zone */
+	bool open;
 };
+/* What it holds, not a itself.  Calls leave an answer empty where they fail. */
 void sink_answer_free(struct sink_answer *a);
 
-/* path NULL: $SINKD_SOCKET, $XDG_RUNTIME_DIR/sinkd/sinkd.sock, /run/sinkd/sinkd.sock. */
+/* path NULL: $SINKD_SOCKET where it is set, and no other; else the first that has a
+ * daemon of $XDG_RUNTIME_DIR/sinkd/sinkd.sock and /run/sinkd/sinkd.sock. */
 int sink_open(struct sink **out, const char *path, struct sink_error *e);
-void sink_close(struct sink *s);
-int sink_fd(const struct sink *s);
+void sink_close(struct sink *s);       /* NULL is fine */
+int sink_fd(const struct sink *s);     /* for poll(): readable, or sink_pending */
 const char *sink_path(const struct sink *s);
 
 /* Starts a request; the caller packs one map into the packer. */
 msgpack_packer *sink_begin(struct sink *s, const char *method);
-/* Sends what was begun without waiting; *id is its number. */
+/* Sends what was begun without waiting for the answer; *id is its number.  What
+ * arrives meanwhile is read, so that neither side waits for the other. */
 int sink_send(struct sink *s, uint32_t *id, struct sink_error *e);
-/* Waits for the answer to id.  Notifications that arrive meanwhile are kept. */
+/* Waits for the answer to id.  Other answers that arrive meanwhile are kept, and
+ * notifications up to SINK_KEPT_MAX; those beyond it are left out, and sink_next
+ * says so by a `lagged` of our own with the seq to read on from. */
 int sink_wait(struct sink *s, uint32_t id, struct sink_answer *out, struct sink_error *e);
+/* The same, giving up after timeout_ms with SINK_TIMEOUT; the answer may be waited
+ * for again. */
+int sink_wait_ms(struct sink *s, uint32_t id, int timeout_ms, struct sink_answer *out, struct sink_error *e);
 /* sink_send and sink_wait. */
 int sink_call(struct sink *s, struct sink_answer *out, struct sink_error *e);
-/* The next notification, waiting at most timeout_ms (-1: for ever). 
+/* The next notification, waiting at most timeout_ms (-1: for ever).
  * 0: *out is its map; SINK_TIMEOUT: none came. */
-enum { SINK_TIMEOUT = 4 };
 int sink_next(struct sink *s, int timeout_ms, struct sink_answer *out, struct sink_error *e);
+/* Is there a notification or an answer that poll() on sink_fd would not tell of? */
+bool sink_pending(const struct sink *s);
 
 #endif
