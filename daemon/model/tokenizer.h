@@ -5,7 +5,10 @@
  * refused by name with the list of known ones.
  *
  * Text is bytes: invalid UTF-8 becomes byte tokens, and
- * detokenize(tokenize(x)) == x.  Immutable once open; any thread.
+ * detokenize(tokenize(x)) == x.  Two exceptions, both those of the reference
+ * implementations: a byte that a vocabulary has no token for is left out
+ * (SmolLM2 lacks 21, C0 and FF among them), and SentencePiece reads U+2581 as a
+ * space.  Immutable once open; any thread.
  */
 #ifndef DAEMON_MODEL_TOKENIZER_H
 #define DAEMON_MODEL_TOKENIZER_H
@@ -50,13 +53,18 @@ struct gguf_str tokenizer_piece(const struct tokenizer *t, int32_t id, bool spec
 size_t tokenizer_n_vocab(const struct tokenizer *t);
 int32_t tokenizer_bos(const struct tokenizer *t);      /* -1: none */
 bool tokenizer_add_bos(const struct tokenizer *t);     /* once, at the start of a timeline */
+int32_t tokenizer_eos(const struct tokenizer *t);      /* -1: none */
+/* A control or user-defined token: one that is never made by merging. */
+bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 /* An end-of-generation token (eos, eot, and the known spellings of end-of-turn). */
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id);
 int32_t tokenizer_find(const struct tokenizer *t, const char *spelling);   /* -1: absent */
+const char *tokenizer_pre_at(size_t i);                /* known pre-tokenizers; NULL past the end */
 
-/* Where a long text may be cut so that both parts tokenize as the whole would, or
- * nearly: the largest cut <= n at a line end, else a space before a word, else a
- * character boundary; a pure function of the bytes.  n_max > 0. */
+/* Where a text of n bytes may be cut so that both parts tokenize as the whole would,
+ * or nearly: n where n <= n_max, else the largest cut <= n_max at a line end, else
+ * before the space of a word, else at a character boundary; never 0 for n > 0.
+ * A pure function of the bytes.  n_max > 0. */
 size_t tokenizer_cut(const char *text, size_t n, size_t n_max);
 
 #endif
