@@ -53,6 +53,10 @@ void event_free(struct event *e);                       /* what it owns, not e i
 int event_copy(struct event *to, const struct event *from);
 /* XXH3-64 of (previous chain value, session, seq, payload). */
 uint64_t event_chain(uint64_t previous, const struct event *e);
+/* Bytes that an entry is counted with against caps. */
+uint64_t event_stored(const struct event *e);
+/* No fewer bytes than event_value takes on the wire: for limits. */
+size_t event_cost(const struct event *e);
 /* As a client reads it: {session, seq, time, kind, position, ...}; text that is not
  * UTF-8 comes as U+FFFD in text and as it is in bytes. */
 struct value *event_value(const struct event *e, const char *name);

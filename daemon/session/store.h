@@ -5,15 +5,20 @@
  * STATE/sinkd.db and the files STATE/checkpoint/ID.kv.  Work comes as jobs, in
  * order; jobs gather in one transaction that is committed when a job needs it
  * (durable), at the latest COMMIT_MS after its first write.  A durable job comes
- * back after the commit; others as soon as they ran.  Reads see what is staged.
+ * back after the commit; others as soon as they ran, unless a durable one is
+ * waiting before them: then with it, in order.  Reads see what is staged.
  *
  * A job is an owned letter: the poster fills the inputs, letter.open and
  * reply_to; the store runs it, fills rc, why and the outputs, and posts it to
  * reply_to, whose owner frees it (store_job_free).  reply_to NULL: the store
  * frees it.  rc as everywhere: 0, REFUSED, or negative.
  *
- * A disk that is full, or a database that is damaged, makes jobs fail by name
- * and the store read-only; it never loses what it acknowledged.
+ * When a commit fails (disk full), every job of its group that has not come back
+ * yet comes back REFUSED disk with its inputs whole, so that it can be posted
+ * again; nothing of it is kept.  Log entries that were not durable and had come
+ * back are kept in memory and written before anything else: until that works,
+ * writing jobs fail with the same name.  A damaged database makes the store
+ * read-only.  What was acknowledged is never lost.
  */
 #ifndef DAEMON_SESSION_STORE_H
 #define DAEMON_SESSION_STORE_H
@@ -25,11 +30,13 @@
 
 #define STORE_COMMIT_MS 500
 
+struct disk;
 struct store;
 
 struct store_params {
 	const char *dir;           /* made 0700 where missing */
 	const char *vfs;           /* NULL: the default; tests name their own */
+	const struct disk *disk;   /* NULL: the real one; file operations of checkpoints */
 };
 
 /* REFUSED: state_in_use (another daemon holds the directory), bad_state. A
@@ -41,28 +48,49 @@ bool store_read_only(const struct store *s, struct reason *why);
 
 /* All sessions, before store_start.  A session whose log chain is broken comes
  * with bad set (a sentence naming the entry): it can be listed and deleted only. */
-struct store_session { struct session_row row; char bad[160]; uint64_t n_queued, n_queued_bytes; };
+struct store_session {
+	struct session_row row;
+	char bad[160];
+	uint64_t n_queued, n_queued_bytes;     /* orders that are not finished */
+	uint64_t n_stored_bytes;               /* event_stored() of all entries */
+};
 int store_each(struct store *s, int (*each)(void *ctx, const struct store_session *), void *ctx);
 int store_start(struct store *s);      /* starts the thread */
 
+/* `sinkd --salvage`: copies what can be read of a damaged database into a new one
+ * and puts that in its place; the damaged one stays beside it under the name given
+ * back in kept.  A log is kept up to its first entry that does not verify.
+ * REFUSED: state_in_use, bad_state, disk. */
+struct salvage { uint64_t n_session, n_entry, n_order, n_cut; char kept[96]; };
+int store_salvage(const char *dir, struct salvage *out, struct reason *why);
+
 enum store_op {
-	STORE_SESSION_PUT,     /* row: insert (id 0, gets one) or update. session_exists. durable */
+	STORE_SESSION_PUT,     /* row: insert (id 0, gets one) or update (all but n_seq, n_token and
+	                          chain, which STORE_LOG alone moves). session_exists, no_session.
+	                          durable */
 	STORE_SESSION_DELETE,  /* session: its rows, log, queue, checkpoint, overwritten. durable */
 	STORE_ORDER_PUT,       /* order: gets its id; positive STORE_REPEATED: the key was seen,
-	                          order.id and order.progress are the first one's. durable */
+	                          order.id and order.progress are the first one's; the last
+	                          KEYS_KEPT finished ones of a session are known. durable */
 	STORE_ORDER_NEXT,      /* session, order id `from`: the first unfinished order with id > from;
 	                          order NULL: none */
-	STORE_LOG,             /* events (n_event) of one session, row (n_seq, n_token, chain, chat,
-	                          used, n_kill are updated), order_id + progress when order_id is
-	                          not 0 (stage 2: the payload is dropped). durable if asked */
-	STORE_READ,            /* session, from (seq), limit (entries): events, next, durable_seq */
-	STORE_TOKENS,          /* session, from (position), limit: ids, in one list */
-	STORE_CHECKPOINT_PUT,  /* session, checkpoint: temporary name, fsync, rename */
-	STORE_CHECKPOINT_GET,  /* session: checkpoint; REFUSED bad_checkpoint / none */
+	STORE_LOG,             /* events (n_event) of one session, going on from the last in seq and
+	                          position; row: n_token (the last one's position + ids, checked),
+	                          chat, used, n_kill are stored; n_seq and chain are outputs.
+	                          order_id + progress when order_id is not 0 (stage 2: the payload
+	                          is dropped). durable if asked */
+	STORE_READ,            /* session, from (seq), limit (entries, 0: 1,000), limit_bytes (of
+	                          event_cost, 0: 512 KiB; one entry comes in any case): events
+	                          (forgotten filled in), next (where to read on), durable_seq */
+	STORE_TOKENS,          /* session, from (position), limit (0: all): ids, in one list */
+	STORE_CHECKPOINT_PUT,  /* session, checkpoint: a commit, then temporary name, fsync, rename */
+	STORE_CHECKPOINT_GET,  /* session: checkpoint; REFUSED bad_checkpoint; positive STORE_NONE */
 	STORE_CHECKPOINT_DROP, /* session: overwritten and removed */
 	STORE_SYNC,            /* a commit now. durable */
+	STORE_STOP,            /* store_close's own */
+	N_STORE_OP
 };
-enum { STORE_REPEATED = 2 };
+enum { STORE_REPEATED = 2, STORE_NONE = 3 };
 
 /* A session's KV at a position: a cache of the log.  On disk behind a header with
  * a version, all of these, and XXH3 over everything. */
