@@ -35,7 +35,10 @@ void sampler_free(struct sampler *s);
 int32_t sampler_pick(struct sampler *s, const struct sampling *p, uint64_t pos,
                      float *logits, const int32_t *last, size_t n_last);
 
-/* -ln softmax(logits)[id], in double. */
+/* The random number of a choice, in [0, 1): a pure function of both. */
+double sample_uniform(uint64_t seed, uint64_t pos);
+
+/* -ln softmax(logits)[id], in double; NaN: a logit is one, or id is none. */
 double sample_nll(const float *logits, size_t n_vocab, int32_t id);
 
 #endif

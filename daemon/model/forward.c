@@ -1,0 +1,183 @@
+/*
+ * The forward pass: one page, for every architecture and every backend.
+ *
+ * The one hard idea: architectures differ in switches (arch.h), so the pass is one
+ * list of operations, each named after llama.cpp's stage, and an absent weight is
+ * an absent operation.  A dump of CPU, CUDA and Python can be compared stage by
+ * stage.
+ *
+ * It must not know an architecture by name, nor anything of the device.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "daemon/model/model-inside.h"
+
+struct pass {
+	struct model *m;
+	const struct backend_ops *ops;
+	struct backend *b;
+	const struct batch *batch;
+	const struct forward_dump *dump;       /* NULL: none */
+	float *host;                           /* for the dump: a stage's rows */
+	uint32_t n_row;                        /* rows from here on */
+	uint32_t layer;
+};
+
+static void stage(struct pass *p, const char *name, const struct act *a, enum dim d)
+{
+	uint32_t width = hparams_dim(&p->m->h, d);
+
+	if (!p->dump)
+		return;
+	p->ops->read(p->b, a, p->host);
+	p->dump->stage(p->dump->ctx, name, p->layer, p->host, p->n_row, width);
+}
+
+/* in -> out, normalised by weight w (and bias) over groups of d values. */
+static void norm(struct pass *p, const char *name, const struct weight *w, const struct weight *bias,
+                 enum dim d, const struct act *in, struct act *out, enum dim width)
+{
+	const struct norm n = { p->m->arch->norm, hparams_dim(&p->m->h, d), p->m->h.eps, w, bias };
+
+	p->ops->norm(p->b, &n, in, out);
+	stage(p, name, out, width);
+}
+
+static void project(struct pass *p, const char *name, const struct layer *l, enum layer_tensor w,
+                    enum layer_tensor bias, const struct act *in, struct act *out)
+{
+	p->ops->matmul(p->b, l->w[w], l->w[bias], in, out);
+	stage(p, name, out, layer_tensors[w].out);
+}
+
+/* m->act.h (the normalised input) -> m->act.h; false: nothing after the store is
+ * wanted of this batch. */
+static bool attention(struct pass *p, const struct layer *l, bool last)
+{
+	struct model *m = p->m;
+	const struct acts *x = &m->act;
+	const struct attend a = {
+		.layer = p->layer, .n_head = m->h.n_head, .scale = m->h.attn_scale,
+		.softcap = m->h.attn_softcap, .rope = l->rope,
+	};
+
+	project(p, "Qcur", l, L_ATTN_Q, L_ATTN_Q_B, x->h, x->q);
+	project(p, "Kcur", l, L_ATTN_K, L_ATTN_K_B, x->h, x->k);
+	project(p, "Vcur", l, L_ATTN_V, L_ATTN_V_B, x->h, x->v);
+	if (m->arch->qk_norm) {
+		norm(p, "Qcur_normed", l->w[L_ATTN_Q_NORM], NULL, DIM_HEAD, x->q, x->q, DIM_Q);
+		norm(p, "Kcur_normed", l->w[L_ATTN_K_NORM], NULL, DIM_HEAD, x->k, x->k, DIM_KV);
+	}
+	p->ops->store(p->b, p->layer, l->rope, x->k, x->v);
+	if (last && p->batch->n_output == 0)
+		return false;
+	p->ops->attend(p->b, &a, x->q, x->a);
+	stage(p, "kqv_out", x->a, DIM_Q);
+	project(p, "attn_out", l, L_ATTN_OUT, L_ATTN_OUT_B, x->a, x->h);
+	if (m->arch->post_norm)
+		norm(p, "attn_post_norm", l->w[L_ATTN_POST_NORM], NULL, DIM_EMBD, x->h, x->h, DIM_EMBD);
+	return true;
+}
+
+/* x (normalised) -> x */
+static void feed_forward(struct pass *p, const struct layer *l, struct act *x)
+{
+	struct model *m = p->m;
+
+	project(p, "ffn_up", l, L_FFN_UP, L_FFN_UP_B, x, m->act.up);
+	if (l->w[L_FFN_GATE]) {
+		p->ops->matmul(p->b, l->w[L_FFN_GATE], NULL, x, m->act.gate);
+		stage(p, "ffn_gate", m->act.gate, DIM_FF);
+		p->ops->glu(p->b, m->arch->glu, m->act.gate, m->act.up, m->act.up);
+	} else {
+		p->ops->glu(p->b, m->arch->glu, m->act.up, NULL, m->act.up);
+	}
+	project(p, "ffn_out", l, L_FFN_DOWN, L_FFN_DOWN_B, m->act.up, x);
+	if (m->arch->post_norm)
+		norm(p, "ffn_post_norm", l->w[L_FFN_POST_NORM], NULL, DIM_EMBD, x, x, DIM_EMBD);
+}
+
+/* From here on the batch has only the rows whose logits are wanted. */
+static void outputs_only(struct pass *p, struct act *x)
+{
+	p->ops->select(p->b, x, x);
+	p->n_row = p->batch->n_output;
+}
+
+/* m->act.x -> m->act.x */
+static bool layer_run(struct pass *p, bool last)
+{
+	struct model *m = p->m;
+	const struct layer *l = &m->layers[p->layer];
+	const struct acts *x = &m->act;
+	struct act *f = m->arch->parallel ? x->f : x->h;
+
+	norm(p, "attn_norm", l->w[L_ATTN_NORM], l->w[L_ATTN_NORM_B], DIM_EMBD, x->x, x->h, DIM_EMBD);
+	if (m->arch->parallel)     /* ffn beside attention: from the layer's input, too */
+		norm(p, "ffn_norm", l->w[L_FFN_NORM] ? l->w[L_FFN_NORM] : l->w[L_ATTN_NORM],
+		     l->w[L_FFN_NORM] ? l->w[L_FFN_NORM_B] : l->w[L_ATTN_NORM_B], DIM_EMBD, x->x, f, DIM_EMBD);
+	if (!attention(p, l, last))
+		return false;
+	p->ops->add(p->b, x->x, x->h, x->x);
+	if (last && !m->arch->parallel)
+		outputs_only(p, x->x);
+	stage(p, "ffn_inp", x->x, DIM_EMBD);
+	if (!m->arch->parallel)
+		norm(p, "ffn_norm", l->w[L_FFN_NORM], l->w[L_FFN_NORM_B], DIM_EMBD, x->x, f, DIM_EMBD);
+	feed_forward(p, l, f);
+	p->ops->add(p->b, x->x, f, x->x);
+	if (last && m->arch->parallel)
+		outputs_only(p, x->x);
+	stage(p, "l_out", x->x, DIM_EMBD);
+	return true;
+}
+
+static void run(struct pass *p, float *logits)
+{
+	struct model *m = p->m;
+	const struct acts *x = &m->act;
+	struct weight *head = m->w[T_OUTPUT] ? m->w[T_OUTPUT] : m->w[T_TOKEN_EMBD];
+
+	p->ops->embed(p->b, m->w[T_TOKEN_EMBD], m->h.embd_scale, x->x);
+	stage(p, "inp_embd", x->x, DIM_EMBD);
+	for (p->layer = 0; p->layer < m->h.n_layer; p->layer++)
+		if (!layer_run(p, p->layer + 1 == m->h.n_layer))
+			return;
+	norm(p, "result_norm", m->w[T_OUTPUT_NORM], m->w[T_OUTPUT_NORM_B], DIM_EMBD, x->x, x->h, DIM_EMBD);
+	p->ops->matmul(p->b, head, NULL, x->h, x->logits);
+	if (m->h.output_softcap > 0)
+		p->ops->softcap(p->b, m->h.output_softcap, x->logits);
+	stage(p, "result_output", x->logits, DIM_VOCAB);
+	p->ops->read(p->b, x->logits, logits);
+}
+
+int model_forward(struct model *m, struct kv *kv, const struct batch *batch, float *logits,
+                  const struct forward_dump *dump, struct reason *why)
+{
+	struct pass p = { .m = m, .ops = m->ops, .b = m->backend, .batch = batch, .dump = dump, .n_row = batch->n_row };
+	struct backend_why w = { "" };
+	uint32_t d, most = 0;
+	int rc;
+
+	assert(batch->n_row > 0 && (logits || batch->n_output == 0));
+	for (d = 0; d < batch->n_row; d++)
+		assert(batch->rows[d].token >= 0 && (uint32_t)batch->rows[d].token < m->h.n_vocab);
+	if (dump) {
+		for (d = 0; d < N_DIM; d++)
+			most = hparams_dim(&m->h, d) > most ? hparams_dim(&m->h, d) : most;
+		p.host = calloc((size_t)most * batch->n_row, sizeof *p.host);
+		if (!p.host)
+			return ERROR(-ENOMEM);
+	}
+	m->ops->begin(m->backend, kv, batch);
+	run(&p, logits);
+	rc = m->ops->end(m->backend, &w);
+	free(p.host);
+	if (rc) {
+		refuse(why, "backend", "%s", w.text);
+		return ERROR(rc);
+	}
+	return 0;
+}
