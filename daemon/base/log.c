@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,7 @@
 #include <unistd.h>
 
 static struct {
-	enum log_level most;
+	atomic_int most;       /* enum log_level */
 	bool journal;
 } the_log = { LOG_LEVEL_INFO, false };
 
@@ -41,6 +42,11 @@ void log_open(enum log_level most)
 	the_log.journal = is_journal();
 }
 
+void log_level_set(enum log_level most)
+{
+	the_log.most = most;
+}
+
 static int head(char *line, size_t n, enum log_level level)
 {
 	struct timespec now;
@@ -61,7 +67,7 @@ void log_write(enum log_level level, const char *fmt, ...)
 	int part;
 	va_list ap;
 
-	if (level > the_log.most)
+	if ((int)level > the_log.most)
 		return;
 	n = (size_t)head(line, sizeof line, level);
 	va_start(ap, fmt);

@@ -10,6 +10,7 @@ enum log_level { LOG_LEVEL_ERROR = 3, LOG_LEVEL_WARNING = 4, LOG_LEVEL_NOTICE = 
                  LOG_LEVEL_INFO = 6, LOG_LEVEL_DEBUG = 7 };   /* syslog's numbers */
 
 void log_open(enum log_level most);       /* once, before threads */
+void log_level_set(enum log_level most);  /* any thread, any time */
 void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_error(...)   log_write(LOG_LEVEL_ERROR, __VA_ARGS__)

@@ -1,0 +1,88 @@
+/*
+ * The service manager: READY only when everything listens and the engine is
+ * ready, STATUS, more time while loading, and the watchdog.
+ *
+ * WATCHDOG=1 says that the whole daemon lives: a timer at half the interval
+ * posts a ping to the engine, and only its answer, which comes between two
+ * steps, is passed on.  There is no timer without a watchdog, and no other
+ * wake-up when idle.
+ */
+#include "daemon/serve/watchdog.h"
+
+#include <stdio.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+
+#include "daemon/base/log.h"
+
+#define EXTEND_SECONDS 60
+
+void watchdog_loading(struct serve *s)
+{
+	sd_notifyf(0, "STATUS=loading: %.0f %% %s\nEXTEND_TIMEOUT_USEC=%u000000", 100 * s->progress, s->text,
+	           EXTEND_SECONDS);
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *ctx)
+{
+	struct serve *s = ctx;
+	struct request *r;
+
+	(void)fd;
+	(void)what;
+	if (!s->engine || s->stopping) {
+		sd_notify(0, "WATCHDOG=1");    /* how long a stop may take is another limit */
+		return;
+	}
+	if (s->pinged)
+		return;
+	r = request_new(VERB_PING);
+	r->peer = SERVE_PEER;
+	s->pinged = true;
+	engine_post(s->engine, r);
+}
+
+void watchdog_pong(struct serve *s)
+{
+	s->pinged = false;
+	sd_notify(0, "WATCHDOG=1");
+}
+
+static void start_timer(struct serve *s)
+{
+	struct timeval t;
+	uint64_t usec;
+
+	if (sd_watchdog_enabled(0, &usec) <= 0 || usec == 0)
+		return;
+	s->watchdog_usec = usec;
+	usec /= 2;
+	t = (struct timeval){ .tv_sec = (time_t)(usec / 1000000), .tv_usec = (long)(usec % 1000000) };
+	s->watchdog = event_new(s->base, -1, EV_PERSIST, on_timer, s);
+	if (!s->watchdog || event_add(s->watchdog, &t) < 0)
+		log_error("the watchdog has no timer: the service manager will end this daemon");
+}
+
+void watchdog_ready(struct serve *s)
+{
+	sd_notifyf(0, "READY=1\nSTATUS=%s", s->text);
+	start_timer(s);
+}
+
+void watchdog_stopping(struct serve *s, const char *status)
+{
+	(void)s;
+	sd_notifyf(0, "STOPPING=1\nSTATUS=%s", status);
+}
+
+void watchdog_reload(struct serve *s, bool begin)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	if (begin)
+		sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld",
+		           (long long)t.tv_sec * 1000000 + t.tv_nsec / 1000);
+	else if (s->state == SERVE_READY)
+		sd_notifyf(0, "READY=1\nSTATUS=%s", s->text);
+}
