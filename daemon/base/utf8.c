@@ -54,7 +54,7 @@ size_t utf8_step(const char *s, size_t n, bool *valid, bool *cut)
 	return k;
 }
 
-bool utf8_valid(const char *s, size_t n)
+bool utf8_is_valid(const char *s, size_t n)
 {
 	bool valid = true;
 	size_t i;

@@ -90,7 +90,7 @@ uint64_t event_stored(const struct event *e)
 size_t event_cost(const struct event *e)
 {
 	/* A character of U+FFFD for a byte, and the byte itself. */
-	return 256 + (utf8_valid(e->text, e->n_text) ? e->n_text : 4 * e->n_text);
+	return 256 + (utf8_is_valid(e->text, e->n_text) ? e->n_text : 4 * e->n_text);
 }
 
 static void put_text(struct value *v, const struct event *e)
@@ -99,7 +99,7 @@ static void put_text(struct value *v, const struct event *e)
 	char *s;
 
 	value_put(v, "role", value_str(e->role < N_ROLE ? role_names[e->role] : "raw"));
-	if (utf8_valid(e->text, e->n_text)) {
+	if (utf8_is_valid(e->text, e->n_text)) {
 		value_put(v, "text", value_strn(e->text, e->n_text));
 	} else {
 		s = utf8_scrub(e->text, e->n_text, &n);

@@ -91,6 +91,7 @@ struct order {
 	size_t n_payload;
 	char *payload;             /* owned */
 	struct order_progress progress;
+	uint64_t log_seq;          /* last entry of the log when it was accepted; the store sets it */
 };
 
 void order_free(struct order *o);      /* o and its payload; NULL is fine */

@@ -70,7 +70,7 @@ enum store_op {
 	                          durable */
 	STORE_SESSION_DELETE,  /* session: its rows, log, queue, checkpoint, overwritten. durable */
 	STORE_ORDER_PUT,       /* order: gets its id; positive STORE_REPEATED: the key was seen,
-	                          order.id and order.progress are the first one's; the last
+	                          order.id, .progress and .log_seq are the first one's; the last
 	                          KEYS_KEPT finished ones of a session are known. durable */
 	STORE_ORDER_NEXT,      /* session, order id `from`: the first unfinished order with id > from;
 	                          order NULL: none */
@@ -129,6 +129,8 @@ struct store_job {
 	struct checkpoint *checkpoint;     /* owned */
 	struct ids ids;
 	uint64_t next, durable_seq;
+
+	bool fresh;                /* the store's own: it gave the row its id */
 
 	int rc;
 	struct reason why;
