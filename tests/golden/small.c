@@ -1,0 +1,97 @@
+/*
+ * Golden: SmolLM2-135M against the reference implementation's evaluation loop
+ * (smollm2-northanger.json says where it comes from).  Exact mode: every token's
+ * nll within 2e-3.  Quantized: each run's perplexity within 1 %, and the same bits
+ * for chunks of 1 and 64 and for 1 and 2 threads.
+ *
+ * --full also takes the chunks 1, 7 and 256 in the exact mode, which takes minutes.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/golden/rig.h"
+
+static double mean(const double *x, size_t n)
+{
+	double sum = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		sum += x[i];
+	return sum / (double)n;
+}
+
+static void exact_check(struct rig *r, const struct vectors *v, const struct run *run, uint32_t chunk, double *nll)
+{
+	double far = 0, begin = now();
+	size_t i;
+
+	rig_nll(r, run->window, true, v->tokens, v->n_token, chunk, nll);
+	for (i = 0; i < run->n; i++)
+		far = fabs(nll[i] - run->nll[i]) > far || isnan(nll[i]) ? fabs(nll[i] - run->nll[i]) : far;
+	check(far < 2e-3, "%u+%u exact, chunk %u: every nll within 2e-3 (furthest %.2g, %.1f s)",
+	      run->window.n_sink, run->window.n_recent, chunk, far, now() - begin);
+}
+
+static void quantized_check(struct rig *r, const struct vectors *v, const struct run *run, double *nll)
+{
+	double ppl, begin = now();
+
+	rig_nll(r, run->window, false, v->tokens, v->n_token, 64, nll);
+	ppl = exp(mean(nll, run->n));
+	check(fabs(ppl / run->ppl - 1) < 0.01, "%u+%u quantized: ppl %.4f, the reference's %.4f (%+.2f %%, %.1f s)",
+	      run->window.n_sink, run->window.n_recent, ppl, run->ppl, 100 * (ppl / run->ppl - 1), now() - begin);
+}
+
+static struct rig rig(const char *path, unsigned n_thread, enum kv_type type)
+{
+	const struct rig_params p = { .n_thread = n_thread, .n_chunk = 256, .type = type, .most = { 4, 252 } };
+	struct rig r;
+
+	if (!rig_open(&r, path, &p))
+		exit(1);
+	return r;
+}
+
+int main(int argc, char **argv)
+{
+	static const uint32_t chunks[] = { 64, 1, 7, 256 };
+	const char *top = getenv("srcdir"), *path = model_path("SINKD_SMALL_MODEL", "SmolLM2-135M-Instruct.Q4_1.gguf");
+	bool full = argc > 1 && strcmp(argv[1], "--full") == 0;
+	char folder[2048];
+	double *nll, *other;
+	struct vectors v;
+	struct rig r;
+	size_t i, c;
+
+	if (!path) {
+		printf("skip   the small model is not here; tools/fetch-models brings it\n");
+		return 77;
+	}
+	snprintf(folder, sizeof folder, "%s/tests/golden", top ? top : ".");
+	vectors_read(&v, folder, "smollm2-northanger.json");
+	nll = calloc(v.n_token, sizeof *nll);
+	other = calloc(v.n_token, sizeof *other);
+	r = rig(path, 2, KV_F32);
+	for (i = 0; i < v.n_run; i++)
+		for (c = 0; c < (full ? sizeof chunks / sizeof *chunks : 1); c++)
+			exact_check(&r, &v, &v.runs[i], chunks[c], nll);
+	rig_close(&r);
+	r = rig(path, 2, KV_F16);
+	for (i = 0; i < v.n_run; i++)
+		quantized_check(&r, &v, &v.runs[i], nll);
+	rig_nll(&r, v.runs[0].window, false, v.tokens, v.n_token, 64, nll);
+	rig_nll(&r, v.runs[0].window, false, v.tokens, v.n_token, 1, other);
+	check(memcmp(nll, other, (v.n_token - 1) * sizeof *nll) == 0, "chunks of 1 and 64: the same bits");
+	rig_close(&r);
+	r = rig(path, 1, KV_F16);
+	rig_nll(&r, v.runs[0].window, false, v.tokens, v.n_token, 64, other);
+	check(memcmp(nll, other, (v.n_token - 1) * sizeof *nll) == 0, "1 and 2 threads: the same bits");
+	rig_close(&r);
+	free(nll);
+	free(other);
+	vectors_free(&v);
+	return check_status();
+}

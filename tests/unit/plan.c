@@ -1,0 +1,253 @@
+/*
+ * What a model file must be, on the tiny models with one thing changed: each is
+ * refused by the name of the key or the tensor.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "daemon/model/plan.h"
+#include "tests/unit/gguf-make.h"
+
+static struct make llama, gemma;
+
+/* Whether the file would load; else name and text of the reason. */
+static int plan(const struct make *m, struct reason *why, struct plan *out)
+{
+	struct plan p = { 0 };
+	struct gguf *g = NULL;
+	int rc = make_open(&g, m->data, m->n, why);
+
+	if (!rc)
+		rc = plan_make(&p, g, why);
+	if (out)
+		*out = p;
+	plan_free(&p);
+	gguf_close(g);
+	return rc;
+}
+
+static void refused(const struct make *m, const char *name, const char *text)
+{
+	struct reason why = { "", "" };
+
+	assert_int_equal(plan(m, &why, NULL), REFUSED);
+	if (strcmp(why.name, name) || !strstr(why.text, text))
+		fail_msg("\"%s: %s\" is not \"%s: ...%s...\"", why.name, why.text, name, text);
+}
+
+/* m with the bytes behind a spelling overwritten, refused, and mended again. */
+static void changed(struct make *m, const char *spelling, size_t skip, const void *p, size_t n, const char *name, const char *text)
+{
+	size_t at = make_find(m, spelling) - 4 + skip;
+	uint8_t old[64];
+
+	assert_true(at > 4 && n <= sizeof old);
+	memcpy(old, m->data + at, n);
+	memcpy(m->data + at, p, n);
+	refused(m, name, text);
+	memcpy(m->data + at, old, n);
+}
+
+static void key_u32(const char *key, uint32_t v, const char *name, const char *text)
+{
+	changed(&llama, key, 4, &v, sizeof v, name, text);
+}
+
+static void test_tiny_models_have_plans(void **state)
+{
+	struct reason why = { "", "" };
+	struct plan p;
+
+	(void)state;
+	assert_int_equal(plan(&llama, &why, &p), 0);
+	assert_string_equal(p.arch->name, "llama");
+	assert_int_equal(p.h.n_layer, 3);
+	assert_int_equal(p.h.head_dim, 16);
+	assert_int_equal(p.h.n_vocab, 419);
+	assert_true(p.h.local == 0 && hparams_local(&p.h, 1) == 0);
+	assert_true(p.h.attn_scale == 0.25f && p.h.embd_scale == 1);
+	assert_int_equal(plan(&gemma, &why, &p), 0);
+	assert_string_equal(p.arch->name, "gemma3");
+	assert_int_equal(p.h.head_dim, 32);
+	assert_true(hparams_local(&p.h, 4) == 24 && hparams_local(&p.h, 5) == 0 && hparams_local(&p.h, 6) == 24);
+	assert_true(p.h.embd_scale == 8 && p.h.rope_base == 1e6 && p.h.rope_base_local == 1e4);
+}
+
+static void test_impossible_numbers(void **state)
+{
+	const float nan = NAN, negative = -1e-5f, inf = INFINITY;
+
+	(void)state;
+	key_u32("llama.block_count", 0, "bad_model", "llama.block_count is 0");
+	key_u32("llama.block_count", 1u << 31, "bad_model", "llama.block_count is 2147483648");
+	key_u32("llama.block_count", 4, "bad_model", "blk.3.attn_norm.weight is missing");
+	key_u32("llama.block_count", 2, "unsupported", "blk.2.attn_norm.weight is not one");
+	key_u32("llama.attention.head_count", 0, "bad_model", "llama.attention.head_count is 0");
+	key_u32("llama.attention.head_count_kv", 0, "bad_model", "llama.attention.head_count_kv is 0");
+	key_u32("llama.attention.head_count_kv", 3, "bad_model", "does not divide the 4 heads");
+	key_u32("llama.attention.head_count_kv", 8, "bad_model", "llama.attention.head_count_kv is 8");
+	key_u32("llama.embedding_length", 0, "bad_model", "llama.embedding_length is 0");
+	key_u32("llama.embedding_length", 66, "bad_model", "does not divide embedding_length, 66");
+	key_u32("llama.embedding_length", 128, "bad_model", "token_embd.weight has the shape 64 x 419");
+	key_u32("llama.feed_forward_length", UINT32_MAX, "bad_model", "llama.feed_forward_length is 4294967295");
+	key_u32("llama.feed_forward_length", 96, "bad_model", "ffn_gate.weight has the shape 64 x 128");
+	key_u32("llama.context_length", 0, "bad_model", "llama.context_length is 0");
+	key_u32("llama.rope.dimension_count", 17, "bad_model", "llama.rope.dimension_count is 17");
+	key_u32("llama.rope.dimension_count", 15, "bad_model", "llama.rope.dimension_count is odd");
+	changed(&llama, "llama.attention.layer_norm_rms_epsilon", 4, &nan, 4, "bad_model", "layer_norm_rms_epsilon is nan");
+	changed(&llama, "llama.attention.layer_norm_rms_epsilon", 4, &negative, 4, "bad_model", "layer_norm_rms_epsilon is -1e-05");
+	changed(&llama, "llama.rope.freq_base", 4, &inf, 4, "bad_model", "llama.rope.freq_base is inf");
+	changed(&llama, "llama.rope.freq_base", 4, &nan, 4, "bad_model", "llama.rope.freq_base is nan");
+}
+
+/* A key spelled otherwise is a missing key. */
+static void test_missing_keys(void **state)
+{
+	static const char *const needed[] = {
+		"llama.block_count", "llama.embedding_length", "llama.feed_forward_length", "llama.context_length",
+		"llama.attention.layer_norm_rms_epsilon", "general.architecture",
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof needed / sizeof *needed; i++) {
+		char text[80];
+
+		snprintf(text, sizeof text, "%s is missing", needed[i]);
+		changed(&llama, needed[i], (size_t)-1, "X", 1, "bad_model", text);
+	}
+}
+
+static void test_ill_typed_keys(void **state)
+{
+	const uint32_t as_float = 6, as_u32 = 4;
+
+	(void)state;
+	changed(&llama, "llama.block_count", 0, &as_float, 4, "bad_model", "llama.block_count is not a count");
+	changed(&llama, "llama.rope.freq_base", 0, &as_u32, 4, "bad_model", "llama.rope.freq_base is not a floating-point number");
+}
+
+static void test_unknown_things(void **state)
+{
+	const uint32_t iq = 16;
+
+	(void)state;
+	/* behind the key: its type, the string's length, the string */
+	changed(&llama, "general.architecture", 12, "llamb", 5, "unsupported", "the architecture \"llamb\"; known are: llama, gemma3");
+	changed(&llama, "blk.1.attn_k.weight", (size_t)-6, "wrongs", 6, "bad_model", "blk.1.attn_k.weight is missing");
+	/* behind the name: n_dim, two sizes, the format */
+	changed(&llama, "blk.2.ffn_up.weight", 20, &iq, 4, "unsupported", "blk.2.ffn_up.weight has the format IQ2_XXS");
+}
+
+static void test_wrong_shapes(void **state)
+{
+	const uint64_t flat[2] = { 32, 64 }, one = 32;
+
+	(void)state;
+	changed(&llama, "blk.0.attn_k.weight", 4, flat, sizeof flat, "bad_model", "blk.0.attn_k.weight has the shape 32 x 64");
+	changed(&llama, "output_norm.weight", 4, &one, sizeof one, "bad_model", "output_norm.weight has the shape 32");
+	changed(&gemma, "blk.5.attn_q_norm.weight", 4, &(uint64_t){ 16 }, 8, "bad_model", "blk.5.attn_q_norm.weight has the shape 16");
+}
+
+/* Keys alone: the numbers are read before a tensor is looked for. */
+static void keys_begin(struct make *m)
+{
+	make_begin(m, 3);
+	make_key_string(m, "general.architecture", "llama");
+	make_key_u32(m, "llama.block_count", 1);
+	make_key_u32(m, "llama.embedding_length", 64);
+	make_key_u32(m, "llama.feed_forward_length", 64);
+	make_key_u32(m, "llama.context_length", 64);
+	make_key_u32(m, "llama.attention.head_count", 4);
+	make_key_f32(m, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+}
+
+static void keys_end(struct make *m, const char *name, const char *text)
+{
+	make_tensor(m, "t", 1, (uint64_t[]){ 8 }, 0, 0);
+	make_data(m, 32, 32);
+	make_counts(m);
+	refused(m, name, text);
+	make_free(m);
+}
+
+static void test_unsupported_keys(void **state)
+{
+	struct make m;
+
+	(void)state;
+	keys_begin(&m);
+	keys_end(&m, "bad_model", "token_embd.weight is missing");     /* the keys above are enough */
+	keys_begin(&m);
+	make_key_string(&m, "llama.rope.scaling.type", "yarn");
+	keys_end(&m, "unsupported", "rope scaling \"yarn\"");
+	keys_begin(&m);
+	make_key_string(&m, "llama.rope.scaling.type", "linear");
+	make_key_f32(&m, "llama.rope.scaling.factor", 0);
+	keys_end(&m, "bad_model", "llama.rope.scaling.factor is 0");
+	keys_begin(&m);
+	make_key_u32(&m, "llama.attention.value_length", 32);
+	keys_end(&m, "unsupported", "llama.attention.value_length differs");
+	keys_begin(&m);
+	make_key_u32(&m, "llama.expert_count", 8);
+	keys_end(&m, "unsupported", "8 experts");
+	keys_begin(&m);
+	make_key(&m, "llama.attention.head_count_kv", 9);
+	make_u32(&m, 4);
+	make_u64(&m, 1);
+	make_u32(&m, 4);
+	keys_end(&m, "unsupported", "llama.attention.head_count_kv differs from layer to layer");
+}
+
+/* Every tensor's entry cut off, and every tensor's data. */
+static void test_truncated_at_every_tensor(void **state)
+{
+	struct reason why = { "", "" };
+	const struct gguf_tensor *t;
+	const uint8_t *base;
+	size_t i, n_tensor = 0;
+	struct gguf *g;
+
+	(void)state;
+	assert_int_equal(make_open(&g, llama.data, llama.n, &why), 0);
+	base = (const uint8_t *)gguf_tensor_at(g, 0)->name.data - make_find(&llama, "token_embd.weight") + 4 + 17;
+	for (i = 0; (t = gguf_tensor_at(g, i)); i++, n_tensor++) {
+		const struct make entry = { .data = llama.data, .n = (size_t)((const uint8_t *)t->name.data - base) };
+		const struct make data = { .data = llama.data, .n = (size_t)((const uint8_t *)t->data - base) + t->n_byte - 1 };
+
+		refused(&entry, "bad_model", "the file ends inside tensor");
+		refused(&data, "bad_model", "the file ends inside the data of the tensor");
+	}
+	assert_int_equal(n_tensor, 3 * 9 + 3);
+	gguf_close(g);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_tiny_models_have_plans), cmocka_unit_test(test_impossible_numbers),
+		cmocka_unit_test(test_missing_keys), cmocka_unit_test(test_ill_typed_keys),
+		cmocka_unit_test(test_unknown_things), cmocka_unit_test(test_wrong_shapes),
+		cmocka_unit_test(test_unsupported_keys), cmocka_unit_test(test_truncated_at_every_tensor),
+	};
+	const char *top = getenv("srcdir");
+	char path[4096];
+	int rc;
+
+	snprintf(path, sizeof path, "%s/tests/data/tiny-llama.gguf", top ? top : ".");
+	make_load(&llama, path);
+	snprintf(path, sizeof path, "%s/tests/data/tiny-gemma3.gguf", top ? top : ".");
+	make_load(&gemma, path);
+	rc = cmocka_run_group_tests(tests, NULL, NULL);
+	make_free(&llama);
+	make_free(&gemma);
+	return rc;
+}
