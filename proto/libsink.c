@@ -228,7 +228,7 @@ const char *sink_path(const struct sink *s)
 
 bool sink_pending(const struct sink *s)
 {
-	return s->answers.first || s->notifications.first || s->lags;
+	return s->notifications.first || s->lags;
 }
 
 /* ---- what arrives ---- */

@@ -43,7 +43,7 @@ void sink_answer_free(struct sink_answer *a);
  * daemon of $XDG_RUNTIME_DIR/sinkd/sinkd.sock and /run/sinkd/sinkd.sock. */
 int sink_open(struct sink **out, const char *path, struct sink_error *e);
 void sink_close(struct sink *s);       /* NULL is fine */
-int sink_fd(const struct sink *s);     /* for poll(): readable, or sink_pending */
+int sink_fd(const struct sink *s);     /* for poll(); see sink_pending */
 const char *sink_path(const struct sink *s);
 
 /* Starts a request; the caller packs one map into the packer. */
@@ -63,7 +63,7 @@ int sink_call(struct sink *s, struct sink_answer *out, struct sink_error *e);
 /* The next notification, waiting at most timeout_ms (-1: for ever).
  * 0: *out is its map; SINK_TIMEOUT: none came. */
 int sink_next(struct sink *s, int timeout_ms, struct sink_answer *out, struct sink_error *e);
-/* Is there a notification or an answer that poll() on sink_fd would not tell of? */
+/* Is there a notification that poll() on sink_fd would not tell of? */
 bool sink_pending(const struct sink *s);
 
 #endif

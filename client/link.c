@@ -1,0 +1,182 @@
+/*
+ * The link to the daemon: connecting, connecting again, calls, errors, Ctrl-C.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "client/client.h"
+
+int64_t clock_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+int say_error(const struct sink_error *e, int rc)
+{
+	if (rc == SINK_GONE)
+		fprintf(stderr, "sink: %s\n", e->message);
+	else
+		fprintf(stderr, "sink: %s: %s\n", e->name, e->message);
+	return rc == SINK_GONE ? EXIT_NO_DAEMON : EXIT_REFUSED;
+}
+
+bool is_error(const struct sink_error *e, const char *name)
+{
+	return strcmp(e->name, name) == 0;
+}
+
+static int link_try(struct client *c, const char *path, struct sink_error *e)
+{
+	int rc = sink_open(&c->sink, path, e);
+
+	if (rc == 0) {
+		snprintf(c->path, sizeof c->path, "%s", sink_path(c->sink));
+		c->n_link++;
+	}
+	return rc;
+}
+
+int link_open(struct client *c)
+{
+	struct sink_error e;
+	int rc;
+
+	if (c->sink)
+		return 0;
+	rc = link_try(c, c->socket, &e);
+	return rc ? say_error(&e, rc) : 0;
+}
+
+/* Sleeps, unless Ctrl-C comes. */
+static void pause_ms(int ms)
+{
+	struct pollfd p = { .fd = signal_fd(), .events = POLLIN };
+
+	poll(&p, 1, ms);
+}
+
+static bool interrupted(void)
+{
+	struct pollfd p = { .fd = signal_fd(), .events = POLLIN };
+
+	return p.fd >= 0 && poll(&p, 1, 0) > 0;
+}
+
+int link_again(struct client *c)
+{
+	int64_t end = clock_ms() + PATIENCE_MS;
+	struct sink_error e;
+	int rc, ms = 20;
+
+	sink_close(c->sink);
+	c->sink = NULL;
+	for (;;) {
+		rc = link_try(c, c->path, &e);
+		if (rc == 0)
+			return 0;
+		if (interrupted())
+			return EXIT_INTERRUPTED;
+		if (clock_ms() >= end)
+			return say_error(&e, rc);
+		pause_ms(ms);
+		ms = ms < 500 ? ms * 2 : 500;
+	}
+}
+
+void link_begin(struct client *c, const char *method, const struct params *p)
+{
+	msgpack_packer *pk = sink_begin(c->sink, method);
+
+	msgpack_pack_map(pk, p->n);
+	pk->callback(pk->data, p->buf.data, p->buf.size);
+}
+
+int link_call(struct client *c, const char *method, const struct params *p, struct sink_answer *out)
+{
+	struct sink_error e;
+	int rc = link_open(c);
+
+	if (rc)
+		return rc;
+	link_begin(c, method, p);
+	rc = sink_call(c->sink, out, &e);
+	return rc ? say_error(&e, rc) : 0;
+}
+
+int link_patient(struct client *c, const char *method, const struct params *p,
+                 struct sink_answer *out, struct sink_error *e)
+{
+	bool said = false;
+	int rc = link_open(c);
+
+	while (rc == 0) {
+		link_begin(c, method, p);
+		rc = sink_call(c->sink, out, e);
+		if (rc == SINK_GONE) {
+			rc = link_again(c);
+		} else if (rc == SINK_REFUSED && (is_error(e, "loading") || is_error(e, "stopping"))) {
+			if (!said && is_error(e, "loading"))
+				fprintf(stderr, "sink: the model is loading\n");
+			said = true;
+			rc = interrupted() ? EXIT_INTERRUPTED : 0;
+			pause_ms(200);
+		} else if (rc) {
+			return rc == SINK_REFUSED ? EXIT_REFUSED : say_error(e, rc);
+		} else {
+			return 0;
+		}
+	}
+	e->name[0] = 0;
+	return rc;
+}
+
+/* ---- Ctrl-C as something to read ---- */
+
+static int signal_pipe[2] = { -1, -1 };
+
+static void signal_note(int sig)
+{
+	int keep = errno;
+	char b = (char)sig;
+
+	if (write(signal_pipe[1], &b, 1) < 0) {
+		/* full: it is readable already */
+	}
+	errno = keep;
+}
+
+void signals_take(void)
+{
+	struct sigaction sa = { .sa_handler = signal_note }, old;
+
+	if (signal_pipe[0] >= 0 || (sigaction(SIGINT, NULL, &old) == 0 && old.sa_handler == SIG_IGN) ||
+	    pipe(signal_pipe))
+		return;
+	fcntl(signal_pipe[0], F_SETFL, O_NONBLOCK);
+	fcntl(signal_pipe[1], F_SETFL, O_NONBLOCK);
+	fcntl(signal_pipe[0], F_SETFD, FD_CLOEXEC);
+	fcntl(signal_pipe[1], F_SETFD, FD_CLOEXEC);
+	sigemptyset(&sa.sa_mask);
+	sigaction(SIGINT, &sa, NULL);
+}
+
+int signal_fd(void)
+{
+	return signal_pipe[0];
+}
+
+bool signal_taken(void)
+{
+	char b[16];
+
+	return signal_pipe[0] >= 0 && read(signal_pipe[0], b, sizeof b) > 0;
+}

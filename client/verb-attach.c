@@ -1,0 +1,509 @@
+/*
+ * attach: converse in a terminal; or line by line, through a pipe.
+ *
+ * Everything shown comes from the session's log, by session.follow, whoever caused
+ * it; a cursor takes care that nothing is shown twice after a lost connection.
+ * Its one hard case is text that arrives while a line is being edited: with an
+ * empty line the prompt steps aside and comes back at the end of the turn; else
+ * whole lines are put above it.
+ */
+#include <errno.h>
+#include <histedit.h>
+#include <locale.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <wchar.h>
+
+#include "client/client.h"
+#include "proto/frame.h"
+
+#define RECENT 200             /* entries of the transcript shown at first */
+#define OWN_MAX 32             /* requests of ours that are remembered */
+#define HELD_MAX 65536
+
+struct attach {
+	struct client *c;
+	const char *name;
+	uint64_t from;             /* cursor */
+	unsigned n_link;           /* connection that follows */
+	struct transcript t;
+	uint64_t own[OWN_MAX];     /* requests, a ring */
+	unsigned n_own, n_open;    /* all, and those that have not ended */
+	bool running;              /* an answer is being made */
+	bool deleted;
+	int rc;
+
+	EditLine *el;              /* NULL: not a terminal */
+	bool prompt;               /* the prompt is on the screen */
+	bool mid_line;             /* the cursor stands behind text */
+	char *held;                /* shown when the line being edited lets it */
+	size_t n_held;
+	char left[8];              /* bytes of a character that is being typed */
+	size_t n_left;
+};
+
+/* ---- the screen ---- */
+
+static bool typing(struct attach *a)
+{
+	const LineInfo *line = a->el && a->prompt ? el_line(a->el) : NULL;
+
+	return line && line->lastchar > line->buffer;
+}
+
+static void screen_put(struct attach *a, const char *s, size_t n)
+{
+	if (n == 0)
+		return;
+	if (a->prompt)
+		fputs("\r\033[K", stdout);
+	a->prompt = false;
+	fwrite(s, 1, n, stdout);
+	fflush(stdout);
+	a->mid_line = s[n - 1] != '\n';
+}
+
+/* The prompt, on a line of its own. */
+static void screen_prompt(struct attach *a)
+{
+	if (!a->el)
+		return;
+	if (a->mid_line)
+		screen_put(a, "\n", 1);
+	if (!a->prompt)
+		el_set(a->el, EL_REFRESH);
+	a->prompt = true;
+}
+
+static void held_show(struct attach *a, size_t n)
+{
+	bool edited = typing(a);
+
+	if (n == 0)
+		return;
+	screen_put(a, a->held, n);
+	a->n_held -= n;
+	memmove(a->held, a->held + n, a->n_held);
+	if (edited)
+		screen_prompt(a);
+}
+
+/* Shows text, or holds it while a line is edited. */
+static void show(struct attach *a, const char *s, size_t n)
+{
+	size_t whole;
+
+	if (!typing(a) && a->n_held == 0) {
+		screen_put(a, s, n);
+		return;
+	}
+	if (a->n_held + n > HELD_MAX)
+		held_show(a, a->n_held);
+	if (n > HELD_MAX) {
+		screen_put(a, s, n);
+		return;
+	}
+	memcpy(a->held + a->n_held, s, n);
+	a->n_held += n;
+	for (whole = typing(a) ? a->n_held : 0; whole > 0 && a->held[whole - 1] != '\n'; whole--)
+		;
+	held_show(a, typing(a) ? whole : a->n_held);
+}
+
+/* ---- events ---- */
+
+static bool is_own(const struct attach *a, uint64_t request)
+{
+	unsigned i, n = a->n_own < OWN_MAX ? a->n_own : OWN_MAX;
+
+	for (i = 0; i < n; i++)
+		if (request && a->own[i] == request)
+			return true;
+	return false;
+}
+
+static void event_show(struct attach *a, const msgpack_object *event)
+{
+	bool own = is_own(a, answer_uint(event, "request"));
+	char *text = NULL;
+	size_t n = 0;
+	FILE *f;
+
+	if (answer_is(event, "kind", "turn")) {
+		a->running = answer_is(event, "state", "begin");
+		if (own && !a->running && a->n_open > 0)
+			a->n_open--;
+	}
+	/* In a terminal, what was typed here is on the screen already. */
+	if (a->el && own && answer_is(event, "role", "user"))
+		return;
+	f = open_memstream(&text, &n);
+	if (!f)
+		abort();
+	transcript_print(&a->t, event, f);
+	fclose(f);
+	show(a, text, n);
+	free(text);
+	if (answer_is(event, "kind", "turn") && !a->running && !typing(a))
+		screen_prompt(a);
+}
+
+static void event_take(struct attach *a, const msgpack_object *event)
+{
+	uint64_t seq = answer_uint(event, "seq");
+
+	if (answer_is(event, "kind", "lagged")) {
+		a->n_link = 0;             /* follow again */
+	} else if (answer_is(event, "kind", "state")) {
+		a->deleted = answer_is(event, "state", "deleted");
+	} else if (seq >= a->from) {
+		a->from = seq + 1;
+		event_show(a, event);
+	}
+}
+
+/* ---- the daemon ---- */
+
+static int call(struct attach *a, const char *method, struct params *p, struct sink_answer *out)
+{
+	struct sink_error e = { 0 };
+	int rc = link_patient(a->c, method, p, out, &e);
+
+	if (rc && e.name[0])
+		say_error(&e, SINK_REFUSED);
+	return rc;
+}
+
+/* Follows from the cursor, unless this connection does. */
+static int follow(struct attach *a)
+{
+	struct sink_answer answer = { 0 };
+	struct params p;
+	int rc = 0;
+
+	while (rc == 0 && a->n_link != a->c->n_link) {
+		params_init(&p);
+		params_str(&p, "session", a->name);
+		params_uint(&p, "from", a->from);
+		rc = call(a, "session.follow", &p, &answer);
+		a->n_link = a->c->n_link;
+		sink_answer_free(&answer);
+		params_free(&p);
+	}
+	return rc;
+}
+
+/* Shows what has arrived; does not wait. */
+static int events_take(struct attach *a)
+{
+	struct sink_answer event;
+	struct sink_error e;
+	int rc = follow(a);
+
+	while (rc == 0 && !a->deleted) {
+		rc = sink_next(a->c->sink, 0, &event, &e);
+		if (rc == SINK_TIMEOUT)
+			return 0;
+		if (rc == SINK_GONE) {
+			rc = link_again(a->c);
+		} else if (rc) {
+			return say_error(&e, rc);
+		} else {
+			event_take(a, &event.result);
+			sink_answer_free(&event);
+		}
+		if (rc == 0)
+			rc = follow(a);
+	}
+	if (a->deleted) {
+		fprintf(stderr, "sink: no_session: the session was removed\n");
+		return EXIT_REFUSED;
+	}
+	return rc;
+}
+
+static int cancel(struct attach *a)
+{
+	struct sink_answer answer = { 0 };
+	struct params p;
+	int rc;
+
+	params_init(&p);
+	params_str(&p, "session", a->name);
+	rc = call(a, "session.cancel", &p, &answer);
+	sink_answer_free(&answer);
+	params_free(&p);
+	return rc;
+}
+
+static int line_send(struct attach *a, const char *line, size_t n)
+{
+	unsigned char key[REQUEST_KEY];
+	struct sink_answer answer = { 0 };
+	struct params p;
+	int rc;
+
+	while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
+		n--;
+	if (n == 0)
+		return 0;
+	params_init(&p);
+	params_str(&p, "session", a->name);
+	params_text(&p, "text", line, n);
+	request_key(key);
+	params_request_key(&p, key);
+	rc = call(a, "session.say", &p, &answer);
+	if (rc == 0) {
+		a->own[a->n_own++ % OWN_MAX] = answer_uint(&answer.result, "request");
+		a->n_open++;
+	}
+	sink_answer_free(&answer);
+	params_free(&p);
+	return rc;
+}
+
+/* ---- what has been said until now ---- */
+
+static int recent_begin(struct attach *a)
+{
+	struct sink_answer answer = { 0 };
+	const msgpack_object *raw;
+	struct params p;
+	uint64_t seq;
+	int rc;
+
+	params_init(&p);
+	params_str(&p, "session", a->name);
+	rc = call(a, "session.info", &p, &answer);
+	if (rc == 0) {
+		seq = answer_uint(&answer.result, "seq");
+		a->from = seq > RECENT ? seq - RECENT + 1 : 1;
+		a->running = answer_is(&answer.result, "state", "generating");
+		raw = frame_get(&answer.result, "raw");
+		a->t.raw = raw && raw->type == MSGPACK_OBJECT_BOOLEAN && raw->via.boolean;
+	}
+	sink_answer_free(&answer);
+	params_free(&p);
+	return rc;
+}
+
+static int recent_read(struct attach *a, uint32_t *n)
+{
+	struct sink_answer answer = { 0 };
+	const msgpack_object *events;
+	struct params p;
+	uint32_t i;
+	int rc;
+
+	*n = 0;
+	params_init(&p);
+	params_str(&p, "session", a->name);
+	params_uint(&p, "from", a->from);
+	rc = call(a, "session.read", &p, &answer);
+	events = rc == 0 ? frame_get(&answer.result, "events") : NULL;
+	if (events && events->type == MSGPACK_OBJECT_ARRAY)
+		*n = events->via.array.size;
+	for (i = 0; i < *n; i++)
+		event_take(a, &events->via.array.ptr[i]);
+	sink_answer_free(&answer);
+	params_free(&p);
+	return rc;
+}
+
+static int recent_show(struct attach *a)
+{
+	uint32_t n = 1;
+	int rc = recent_begin(a);
+
+	while (rc == 0 && n > 0)
+		rc = recent_read(a, &n);
+	return rc;
+}
+
+/* ---- a terminal ---- */
+
+static char *prompt_text(EditLine *el)
+{
+	static char text[] = "> ";
+
+	(void)el;
+	return text;
+}
+
+/* One more byte of a character; 1: it is whole. */
+static int character_add(struct attach *a, char b, wchar_t *out)
+{
+	mbstate_t state;
+	size_t n;
+
+	memset(&state, 0, sizeof state);
+	a->left[a->n_left++] = b;
+	n = mbrtowc(out, a->left, a->n_left, &state);
+	if (n == (size_t)-2 && a->n_left < sizeof a->left)
+		return 0;
+	a->n_left = 0;
+	if (n == (size_t)-1 || n == (size_t)-2)
+		return 0;
+	return 1;
+}
+
+/* Ctrl-C: stops the answer, or empties the line. */
+static int interrupt_take(struct attach *a)
+{
+	const LineInfo *line = el_line(a->el);
+
+	if (a->running)
+		return cancel(a);
+	el_cursor(a->el, (int)(line->lastchar - line->cursor));
+	el_deletestr(a->el, (int)(line->lastchar - line->buffer));
+	if (a->prompt)
+		fputs("\r\033[K", stdout);
+	a->prompt = false;
+	screen_prompt(a);
+	return 0;
+}
+
+/* libedit's reader: a character of the keyboard, showing what arrives meanwhile. */
+static int key_read(EditLine *el, wchar_t *out)
+{
+	struct pollfd p[3] = { { .fd = STDIN_FILENO, .events = POLLIN },
+	                       { .fd = signal_fd(), .events = POLLIN }, { .events = POLLIN } };
+	struct attach *a;
+	ssize_t n;
+	char b;
+
+	el_get(el, EL_CLIENTDATA, &a);
+	for (;;) {
+		a->rc = events_take(a);
+		if (a->rc == 0 && signal_taken())
+			a->rc = interrupt_take(a);
+		if (a->rc)
+			return 0;
+		p[2].fd = sink_fd(a->c->sink);
+		if (sink_pending(a->c->sink) || poll(p, 3, -1) <= 0 || !(p[0].revents))
+			continue;
+		n = read(STDIN_FILENO, &b, 1);
+		if (n == 0 || (n < 0 && errno != EINTR))
+			return 0;
+		if (n == 1 && character_add(a, b, out)) {
+			screen_prompt(a);
+			return 1;
+		}
+	}
+}
+
+static int terminal_run(struct attach *a)
+{
+	History *lines = history_init();
+	HistEvent he;
+	const char *line;
+	int n;
+
+	setlocale(LC_CTYPE, "");
+	a->el = el_init("sink", stdin, stdout, stderr);
+	if (!a->el || !lines)
+		abort();
+	history(lines, &he, H_SETSIZE, 200);
+	el_set(a->el, EL_CLIENTDATA, a);
+	el_set(a->el, EL_PROMPT, prompt_text);
+	el_set(a->el, EL_EDITOR, "emacs");
+	el_set(a->el, EL_HIST, history, lines);
+	el_set(a->el, EL_GETCFN, key_read);
+	el_source(a->el, NULL);
+	while (a->rc == 0) {
+		if (a->mid_line)
+			screen_put(a, "\n", 1);
+		a->prompt = true;          /* el_gets draws it */
+		line = el_gets(a->el, &n);
+		a->prompt = false;
+		a->mid_line = false;
+		if (!line || n <= 0)
+			break;
+		if (line[0] != '\n')
+			history(lines, &he, H_ENTER, line);
+		held_show(a, a->n_held);
+		a->rc = line_send(a, line, (size_t)n);
+	}
+	el_end(a->el);
+	history_end(lines);
+	putchar('\n');
+	return a->rc;
+}
+
+/* ---- no terminal ---- */
+
+/* Sends the whole lines of buf; at the end of input what is left, too. */
+static int lines_send(struct attach *a, char *buf, size_t *n, bool all)
+{
+	char *end;
+	size_t len;
+	int rc = 0;
+
+	while (rc == 0 && *n > 0) {
+		end = memchr(buf, '\n', *n);
+		if (!end && !all)
+			break;
+		len = end ? (size_t)(end + 1 - buf) : *n;
+		rc = line_send(a, buf, len);
+		*n -= len;
+		memmove(buf, buf + len, *n);
+	}
+	return rc;
+}
+
+/* Ends with its input, once all that it said has been answered. */
+static int pipe_run(struct attach *a)
+{
+	struct pollfd p[3] = { { .fd = STDIN_FILENO, .events = POLLIN },
+	                       { .fd = signal_fd(), .events = POLLIN }, { .events = POLLIN } };
+	char buf[65536];
+	size_t n = 0;
+	ssize_t got;
+	int rc;
+
+	while ((rc = events_take(a)) == 0) {
+		if (signal_taken())
+			return a->running ? (cancel(a), EXIT_INTERRUPTED) : EXIT_INTERRUPTED;
+		if (p[0].fd < 0 && a->n_open == 0)
+			break;
+		p[2].fd = sink_fd(a->c->sink);
+		if (sink_pending(a->c->sink) || poll(p, 3, -1) <= 0 || !p[0].revents)
+			continue;
+		got = read(STDIN_FILENO, buf + n, sizeof buf - n);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			p[0].fd = -1;
+		else
+			n += (size_t)got;
+		rc = lines_send(a, buf, &n, got <= 0 || n == sizeof buf);
+		if (rc)
+			return rc;
+	}
+	return rc;
+}
+
+int verb_attach(struct client *c)
+{
+	struct attach a = { .c = c, .name = c->argv[0] };
+	int rc = link_open(c);
+
+	a.held = malloc(HELD_MAX);
+	if (!a.held)
+		abort();
+	if (rc == 0) {
+		signals_take();
+		rc = recent_show(&a);
+	}
+	if (rc == 0 && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))
+		rc = terminal_run(&a);
+	else if (rc == 0)
+		rc = pipe_run(&a);
+	if (!a.el && a.mid_line)
+		putchar('\n');
+	free(a.held);
+	return rc;
+}
