@@ -88,18 +88,6 @@ static void keep_private(void)
 	}
 }
 
-static int check(const struct options *o, struct reason *why)
-{
-	if (strcmp(o->backend, "cuda") == 0)
-		return refuse(why, "unsupported", "backend cuda: this version has the CPU backend only");
-	if (!o->model)
-		return refuse(why, "bad_config", "no model: give --model FILE, or model = FILE in %s",
-		              o->config ? o->config : "a file named by --config");
-	if (!o->state)
-		return refuse(why, "bad_config", "no state directory: give --state (there is no HOME)");
-	return 0;
-}
-
 static struct settings settings_of(const struct options *o)
 {
 	return (struct settings){
@@ -157,7 +145,7 @@ static int serve(struct program *p)
 	struct reason why = { "internal", "see above" };
 	int rc;
 
-	rc = check(&p->options, &why);
+	rc = options_check(&p->options, &why);
 	if (rc)
 		goto out;
 	rc = open_serve(&s, p, &why);

@@ -115,11 +115,14 @@ static int salvage(const struct options *o)
 	return complain(o->state, rc, &why);
 }
 
-static int nothing(const struct options *o)
+static int check_config(const struct options *o)
 {
-	(void)o;
-	printf("no problems\n");
-	return 0;
+	struct reason why = { 0 };
+	int rc = options_check(o, &why);
+
+	if (rc == 0)
+		printf("no problems\n");
+	return complain("options", rc, &why);
 }
 
 bool once_run(const struct options *o, int n_problem, int *status)
@@ -130,7 +133,7 @@ bool once_run(const struct options *o, int n_problem, int *status)
 	} tasks[] = {
 		{ o->help, true, show_help },
 		{ o->version, true, show_version },
-		{ o->check_config, false, nothing },
+		{ o->check_config, false, check_config },
 		{ o->dump_config, false, dump_config },
 		{ o->gguf != NULL, false, inspect },
 		{ o->tokenize != NULL, false, tokenize },

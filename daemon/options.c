@@ -153,6 +153,18 @@ int options_reload(struct options *o, int argc, char **argv,
 	return bad;
 }
 
+int options_check(const struct options *o, struct reason *why)
+{
+	if (strcmp(o->backend, "cuda") == 0)
+		return refuse(why, "unsupported", "backend cuda: this version has the CPU backend only");
+	if (!o->model)
+		return refuse(why, "bad_config", "no model: give --model FILE, or model = FILE in %s",
+		              o->config ? o->config : "a file named by --config");
+	if (!o->state)
+		return refuse(why, "bad_config", "no state directory: give --state (there is no HOME)");
+	return 0;
+}
+
 void options_free(struct options *o)
 {
 	config_free(&o->table);

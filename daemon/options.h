@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "daemon/base/config.h"
+#include "daemon/base/error.h"
 
 struct options {
 	char *config, *model, *socket, *state, *backend, *isa, *log_level;
@@ -36,6 +37,9 @@ int options_load(struct options *o, int argc, char **argv,
 int options_reload(struct options *o, int argc, char **argv,
                    void (*report)(void *ctx, const char *where, const char *problem),
                    void (*changed)(void *ctx, const char *name, bool taken), void *ctx);
+/* What no single option shows: can a daemon be started with these?  REFUSED:
+ * bad_config, unsupported. */
+int options_check(const struct options *o, struct reason *why);
 void options_free(struct options *o);
 
 #endif

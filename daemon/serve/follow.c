@@ -84,8 +84,13 @@ static void ask(struct watch *w, struct request *r)
 
 static void ask_page(struct watch *w)
 {
-	struct request *r = peer_request(w->peer, VERB_READ);
+	struct request *r;
 
+	if (!engine_takes(w->peer->serve)) {
+		w->state = WATCH_FULL;         /* for good */
+		return;
+	}
+	r = peer_request(w->peer, VERB_READ);
 	r->owner = w->owner;
 	memcpy(r->name, w->name, sizeof r->name);
 	r->from = w->cursor;

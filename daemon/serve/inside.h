@@ -134,7 +134,7 @@ struct serve {
 	struct reason failed;
 	struct value *info;        /* the engine's answer to server.info, once ready */
 	bool stopping, engine_stopped;
-	uint64_t watchdog_usec;
+	uint64_t told;             /* ms: when the manager last heard of loading */
 	bool pinged;
 	msgpack_sbuffer scratch;   /* messages are packed here */
 };

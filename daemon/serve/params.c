@@ -138,7 +138,7 @@ static int read_bytes(struct text to, unsigned given, const char *key, const msg
 
 	if (!view(o, true, &s, &n))
 		return bad(why, key, "must be a str or a bin");
-	if (o->type == MSGPACK_OBJECT_STR && !utf8_valid(s, n))
+	if (o->type == MSGPACK_OBJECT_STR && !utf8_is_valid(s, n))
 		return bad(why, key, "is not UTF-8; send it as bin");
 	*to.data = malloc(n + 1);
 	if (!*to.data)

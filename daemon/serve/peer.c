@@ -122,6 +122,11 @@ struct request *peer_request(const struct peer *p, enum verb verb)
 	return r;
 }
 
+bool engine_takes(const struct serve *s)
+{
+	return s->engine && s->state != SERVE_FAILED && !s->stopping;
+}
+
 void call_post(struct serve *s, struct call *c, struct request *r)
 {
 	r->tag = (uint64_t)(uintptr_t)c;
@@ -203,12 +208,15 @@ static void take_message(struct peer *p)
 		return;
 	}
 	if (frame_parse(&f, bytes, n, why, sizeof why)) {
-		refuse_input(p, f.has_id ? f.id : 0, "parse", why);
-		frame_close(&f);
-		return;
-	}
-	if (f.kind == FRAME_REQUEST)       /* we ask nothing, and know no notification */
+		if (!f.has_id) {
+			refuse_input(p, 0, "parse", why);
+			frame_close(&f);
+			return;
+		}
+		answer_error(p, f.id, "parse", why);   /* where the next one begins is known */
+	} else if (f.kind == FRAME_REQUEST) {      /* we ask nothing, and know no notification */
 		method_call(p, &f, n);
+	}
 	frame_close(&f);
 	if (!p->ended && !p->closing)
 		evbuffer_drain(p->in, n);
@@ -373,7 +381,7 @@ void peer_end(struct peer *p)
 	LIST_INSERT_HEAD(&s->ended, p, link);
 	s->n_peer--;
 	event_active(s->sweep, EV_TIMEOUT, 0);
-	if (p->posted && s->engine && s->state != SERVE_FAILED) {
+	if (p->posted && engine_takes(s)) {
 		r = request_new(VERB_PEER_GONE);
 		r->peer = p->number;
 		r->uid = p->uid;

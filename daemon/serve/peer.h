@@ -23,6 +23,8 @@ struct call *call_new(struct serve *s, struct peer *p, uint32_t id, size_t n_byt
 void call_free(struct serve *s, struct call *c);
 /* A request that carries who asks. */
 struct request *peer_request(const struct peer *p, enum verb verb);
+/* Nothing is posted to an engine that has failed or was told to stop. */
+bool engine_takes(const struct serve *s);
 /* Sends the peer's request r to the engine as c.  The engine's from here. */
 void call_post(struct serve *s, struct call *c, struct request *r);
 

@@ -72,10 +72,10 @@ static void stop(struct serve *s, const char *status)
 {
 	if (s->stopping)
 		return;
+	follow_stop(s);
 	s->stopping = true;
 	watchdog_stopping(s, status);
 	listen_close(s);
-	follow_stop(s);
 	if (s->engine)
 		engine_stop(s->engine);
 	else {

@@ -16,9 +16,24 @@
 #include "daemon/base/log.h"
 
 #define EXTEND_SECONDS 60
+#define LOADING_MS 500
 
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* At most a few times a second: sending may wait for a manager that is busy. */
 void watchdog_loading(struct serve *s)
 {
+	uint64_t now = now_ms();
+
+	if (now - s->told < LOADING_MS)
+		return;
+	s->told = now;
 	sd_notifyf(0, "STATUS=loading: %.0f %% %s\nEXTEND_TIMEOUT_USEC=%u000000", 100 * s->progress, s->text,
 	           EXTEND_SECONDS);
 }
@@ -55,7 +70,6 @@ static void start_timer(struct serve *s)
 
 	if (sd_watchdog_enabled(0, &usec) <= 0 || usec == 0)
 		return;
-	s->watchdog_usec = usec;
 	usec /= 2;
 	t = (struct timeval){ .tv_sec = (time_t)(usec / 1000000), .tv_usec = (long)(usec % 1000000) };
 	s->watchdog = event_new(s->base, -1, EV_PERSIST, on_timer, s);
@@ -77,12 +91,8 @@ void watchdog_stopping(struct serve *s, const char *status)
 
 void watchdog_reload(struct serve *s, bool begin)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
 	if (begin)
-		sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld",
-		           (long long)t.tv_sec * 1000000 + t.tv_nsec / 1000);
+		sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu000", (unsigned long long)now_ms());
 	else if (s->state == SERVE_READY)
 		sd_notifyf(0, "READY=1\nSTATUS=%s", s->text);
 }
