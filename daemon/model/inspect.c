@@ -84,6 +84,7 @@ static int text_print(FILE *f, const struct gguf *g, const struct plan *p, struc
 	if (tokenizer_n_vocab(t) != p->h.n_vocab)
 		rc = refuse(why, "bad_model", "the vocabulary has %zu tokens, the embedding %" PRIu32 " rows",
 		            tokenizer_n_vocab(t), p->h.n_vocab);
+	chat_free(chat);
 	tokenizer_close(t);
 	return rc;
 }

@@ -245,6 +245,7 @@ void model_close(struct model *m)
 	weights_free(m);
 	free((void *)(uintptr_t)m->rope[0].freq);
 	free((void *)(uintptr_t)m->rope[1].freq);
+	chat_free(m->chat);
 	tokenizer_close(m->tokenizer);
 	gguf_close(m->gguf);
 	free(m);

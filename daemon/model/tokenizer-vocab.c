@@ -27,7 +27,8 @@ static const uint8_t kinds[] = { KIND_NORMAL, KIND_NORMAL, KIND_UNKNOWN, KIND_CO
 
 /* Spellings of tokens that end a generation.  Some converters give them the wrong
  * type; those that cannot be anything else become control tokens (sure).  "</s>" is
- * an HTML tag in Gemma, so it must be a control token already. */
+ * an HTML tag in Gemma and ends nothing there; but llama.cpp takes it for a control
+ * token everywhere, so that it is not looked for in text, and neither do we. */
 static const struct { const char *text; bool sure; } ends[] = {
 	{ "<|im_end|>", true }, { "<|eot_id|>", true }, { "<|eom_id|>", true }, { "<end_of_turn>", true },
 	{ "<turn|>", true }, { "<|end|>", true }, { "<|return|>", true }, { "<|call|>", true },
@@ -211,9 +212,12 @@ static void ends_mark(struct vocab *v, const int32_t *ids, size_t n)
 
 	for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
 		id = vocab_find(v, ends[i].text, strlen(ends[i].text), KIND_ANY);
-		if (id < 0 || (!ends[i].sure && !(v->kind[id] & KIND_CONTROL)))
+		if (id < 0)
 			continue;
-		v->kind[id] = KIND_CONTROL | KIND_END;
+		if (ends[i].sure || v->kind[id] & KIND_CONTROL)
+			v->kind[id] = KIND_CONTROL | KIND_END;
+		else if (v->kind[id] & KIND_USER)
+			v->kind[id] = KIND_UNUSED;
 	}
 	/* In the harmony format <|end|> closes a message, and the answer goes on. */
 	if (end >= 0 && vocab_find(v, "<|return|>", 10, KIND_ANY) >= 0 && vocab_find(v, "<|call|>", 8, KIND_ANY) >= 0)

@@ -341,14 +341,14 @@ int32_t tokenizer_find(const struct tokenizer *t, const char *spelling)
 
 /* ---- cutting ---- */
 
-/* The last place in 1 .. n_max where before and after are as wanted; 0: none. */
-static size_t cut_last(const char *text, size_t n_max, bool line)
+/* Whether a text may be cut before text[i], 0 < i < n: behind the end of a line, or
+ * before the space of a word.  White space that touches more of it is left whole,
+ * since expressions and user-defined tokens take runs of it together. */
+static bool may_cut(const char *text, size_t n, size_t i, bool line)
 {
-	for (size_t i = n_max; i > 0; i--) {
-		if (line ? text[i - 1] == '\n' && !is_blank(text[i]) : text[i] == ' ' && !is_blank(text[i - 1]) && !is_blank(text[i + 1]))
-			return i;
-	}
-	return 0;
+	if (line)
+		return text[i - 1] == '\n' && !is_blank(text[i]) && (i < 2 || !is_blank(text[i - 2]));
+	return text[i] == ' ' && !is_blank(text[i - 1]) && i + 1 < n && !is_blank(text[i + 1]);
 }
 
 size_t tokenizer_cut(const char *text, size_t n, size_t n_max)
@@ -357,12 +357,11 @@ size_t tokenizer_cut(const char *text, size_t n, size_t n_max)
 
 	if (n <= n_max)
 		return n;
-	cut = cut_last(text, n_max, true);
-	if (!cut && n_max > 1)     /* looks one byte past the space */
-		cut = cut_last(text, n_max - 1, false);
-	if (cut)
-		return cut;
+	for (int line = 1; line >= 0; line--)
+		for (cut = n_max; cut > 0; cut--)
+			if (may_cut(text, n, cut, line))
+				return cut;
 	for (cut = n_max; cut > 1 && n_max - cut < 3 && ((uint8_t)text[cut] & 0xc0) == 0x80; cut--)
 		;
-	return (uint8_t)text[cut] >> 6 == 2 ? n_max : cut;
+	return ((uint8_t)text[cut] & 0xc0) == 0x80 ? n_max : cut;
 }
