@@ -1,0 +1,296 @@
+/*
+ * What the files of the engine share: the engine, its sessions (struct timeline),
+ * and which file offers what.  Everything here belongs to the engine's thread; no
+ * other room and no other thread includes it.
+ *
+ * Three numbers say where a timeline stands, and they never mix:
+ *   row.n_token   tokens in the log (posted to the store)
+ *   n_token       tokens that have a position: those, and generated ones whose
+ *                 text is still held back
+ *   n_computed    tokens whose keys and values are in the cache
+ * row.n_token <= n_token, n_computed <= n_token.
+ */
+#ifndef DAEMON_SESSION_ENGINE_INTERNAL_H
+#define DAEMON_SESSION_ENGINE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "daemon/model/model.h"
+#include "daemon/session/engine.h"
+#include "daemon/session/slab.h"
+
+#define SLICE_BYTES 16384          /* text tokenized between two steps */
+#define SLICE_IDS 4096             /* the same of given token ids */
+#define LOGS_IN_FLIGHT 64          /* STORE_LOG jobs of a session before it waits */
+#define STEP_SECONDS 0.1           /* of a step while anybody generates */
+#define RETRY_MS 3000              /* after a failed write */
+#define READ_ENTRIES 1000           /* of one answer to READ */
+#define READ_BYTES (512u << 10)    /* of one answer to READ */
+#define GIVEN_SETTINGS (GIVEN_TEMPERATURE | GIVEN_TOP_K | GIVEN_TOP_P | GIVEN_MIN_P | \
+                        GIVEN_REPEAT_PENALTY | GIVEN_SEED | GIVEN_STOP | GIVEN_MAX_TOKENS)
+
+enum timeline_state {
+	TIMELINE_ASLEEP,           /* no slot */
+	TIMELINE_LOADING,          /* has a slot; the store is asked for its cache and tokens */
+	TIMELINE_READY,            /* takes part in steps */
+};
+
+/* The text of an answer that is not logged yet: it could still be the beginning of
+ * a stop string, or ends inside a character. */
+struct held {
+	struct ids ids;
+	char *text;                /* [n_text] */
+	uint32_t *ends;            /* [ids.n] bytes of text up to and with each id */
+	size_t n_text, text_room, ends_room;
+};
+
+/* Somebody who waits for an order. */
+struct waiter {
+	struct waiter *next;
+	struct request *request;   /* owned; answered when the order is done */
+	uint64_t order;
+};
+
+/* An order that ends when its peer leaves. */
+struct bond {
+	struct bond *next;
+	uint64_t order, peer;
+	bool gone;
+};
+
+struct timeline {
+	struct engine *engine;
+	struct timeline *hash_next, *wait_next;
+	struct session_row row;    /* as posted to the store */
+	char bad[160];             /* its log does not verify: why */
+	bool creating;             /* not stored yet: nobody sees it */
+	bool deleting, gone;       /* gone: out of every table, freed with its last job */
+	bool changed;              /* belongs to another model */
+	bool waiting;              /* stands in engine.waiting */
+	bool resumed;              /* had unfinished work when the engine started */
+	bool killing;              /* a row that says so is on its way to disk */
+	bool probation;            /* until a step of it has ended well */
+	bool alone;                /* was computing when the engine died: shares no step */
+	bool stalled;              /* a write of its log failed */
+	enum timeline_state state;
+	const struct chat_format *chat;        /* NULL: raw */
+
+	/* tokens and cache; ring, head: the slot's, while it has one */
+	uint64_t n_token, n_computed, start;
+	uint64_t bound;            /* model_replay of its window */
+	uint32_t slot;
+	int32_t *ring, *head;
+	uint64_t ring_from;        /* first position that the ring still holds */
+	uint64_t rebuild_from;     /* n_computed when a rebuild began */
+	uint64_t told_start;       /* window start of the last `evicted` */
+	uint64_t since_saved;      /* tokens computed since the last checkpoint */
+	bool rebuilding, saving, moved;
+	int progress_told;         /* per cent */
+	double woken;              /* when it became ready */
+	uint64_t last_step;        /* engine.n_step when it last had work: for eviction */
+
+	/* orders */
+	uint64_t n_queued, n_queued_bytes, last_order;
+	struct order *cur;
+	bool asking;               /* STORE_ORDER_NEXT is on its way */
+	bool cancel;               /* the current generation is to end */
+	bool fresh;                /* cur has no entry in the log yet */
+	struct held held;
+	struct waiter *waiters;
+	struct bond *bonds;
+
+	/* the log */
+	uint64_t n_stored;         /* bytes of the log */
+	struct event *out;         /* made, not posted */
+	size_t n_out, out_room;
+	uint32_t n_log;            /* STORE_LOG jobs in flight */
+	struct store_job *failed, **failed_last;       /* to be posted again, in order */
+	uint32_t n_job;            /* all jobs in flight */
+};
+
+/* A slot of the slab and the token ids that go with it; made once. */
+struct place {
+	struct timeline *owner;    /* NULL: free */
+	int32_t *ring;             /* [engine.ring_room] */
+	int32_t *head;             /* [engine.head_room] */
+};
+
+/* A job on its way through the store, and what to do when it is back. */
+struct call {
+	struct engine *engine;
+	struct timeline *t;        /* NULL: none */
+	struct request *r;         /* NULL: none */
+	void (*done)(struct call *c, struct store_job *j);
+	uint64_t n;                /* the caller's */
+	char name[SESSION_NAME_MAX + 1];       /* rename: the old one */
+	struct store_job *keep;    /* set by done: the job is not freed */
+};
+
+struct stats {
+	uint64_t steps, computed, prefill, generated, skipped;
+	uint64_t rebuilt, checkpoints_written, checkpoints_loaded, checkpoints_refused;
+	uint64_t slots_evicted, requests, orders, scores;
+	double step_seconds;
+};
+
+struct score;
+
+enum engine_phase { PHASE_LOADING, PHASE_READY, PHASE_FAILED, PHASE_STOPPING };
+
+#define HASH_SIZE 1024u
+
+struct engine {
+	struct engine_params p;
+	char *model_path, *backend_name, *isa;
+	pthread_t thread;
+	struct mailbox *mail;
+	struct letter stop;
+	struct sampler *sampler;
+	enum engine_phase phase;
+	struct reason failed;      /* FAILED: why */
+	double load_progress;
+	int load_told;
+	int64_t started;
+
+	const struct backend_ops *ops;
+	struct backend *backend;
+	struct model *model;
+	const struct tokenizer *tokenizer;
+	struct slab *slab;
+	struct kv *kv;
+	struct kv_shape shape;
+	size_t slot_bytes;
+	uint32_t n_window_max;     /* most of sinks + window + 1 */
+	uint32_t n_row_max, n_chunk;
+	uint32_t ring_room, head_room;
+	struct place *places;      /* [p.n_slot] */
+
+	struct timeline *hash[HASH_SIZE];
+	uint64_t n_session;
+	struct timeline *waiting, **waiting_last;
+	struct request *deferred, **deferred_last;     /* until the model is there */
+	struct score *scores, **scores_last;
+	uint64_t n_job;            /* in flight */
+	bool retry;                /* some session is stalled; tried again at retry_at */
+	double retry_at;
+	bool stop_begun, stop_whole, store_started;
+
+	/* the batch of a step */
+	struct batch_row *rows;    /* [n_row_max] */
+	struct batch_seq *seqs;    /* [p.n_slot] */
+	uint32_t *outputs;         /* [p.n_slot] */
+	struct timeline **members; /* [p.n_slot] */
+	uint32_t *member_rows;     /* [p.n_slot] */
+	uint32_t *wants;           /* [p.n_slot] */
+	float *logits;             /* [p.n_slot][n_vocab] */
+	uint32_t *score_outputs;   /* [n_row_max] */
+	uint32_t turn;             /* the slot that begins the next batch */
+	double row_seconds;        /* of a row in a long batch, measured */
+	struct stats stats;
+};
+
+/* ---- engine.c ---- */
+int64_t clock_ms(void);                        /* wall clock */
+double clock_seconds(void);                    /* monotonic */
+void answer(struct engine *e, struct request *r);      /* gives r back to serve */
+int answer_refused(struct engine *e, struct request *r, const char *name, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+/* Posts a job; done is called in the engine's thread when it is back. */
+struct call *call_new(struct engine *e, struct timeline *t, struct request *r,
+                      void (*done)(struct call *, struct store_job *));
+void call_post(struct call *c, struct store_job *j);
+void engine_fail(struct engine *e, const char *name, const char *text);
+
+/* ---- request.c: the table of verbs and who may use them ---- */
+enum access { ACCESS_NONE, ACCESS_READ, ACCESS_WRITE, ACCESS_OWNER };
+void request_open(struct engine *e, struct request *r);
+bool may(const struct request *r, const struct timeline *t, enum access a);
+/* The session's model verbs: is it whole, of this model, not set aside? */
+int timeline_usable(const struct timeline *t, struct reason *why);
+
+/* ---- sessions.c: create, list, info, set, rename, delete; the table of sessions ---- */
+struct timeline *timeline_new(struct engine *e, const struct session_row *row);
+void timeline_free(struct timeline *t);
+struct timeline *timeline_find(struct engine *e, uid_t uid, const char *name);
+struct timeline *timeline_at(struct engine *e, size_t bucket, struct timeline *after);
+void timeline_adopt(struct timeline *t);       /* what depends on the loaded model */
+void timeline_unlink(struct timeline *t);
+uint64_t timeline_stored(const struct timeline *t);     /* bytes that it takes on disk, about */
+int window_check(const struct engine *e, struct window w, struct reason *why);
+int settings_check(const struct settings *s, unsigned given, struct reason *why);
+struct window window_of(const struct engine *e, const struct request *r);
+void verb_create(struct engine *e, struct request *r, struct timeline *t);
+void verb_list(struct engine *e, struct request *r, struct timeline *t);
+void verb_info(struct engine *e, struct request *r, struct timeline *t);
+void verb_set(struct engine *e, struct request *r, struct timeline *t);
+void verb_rename(struct engine *e, struct request *r, struct timeline *t);
+void verb_delete(struct engine *e, struct request *r, struct timeline *t);
+
+/* ---- order.c: accepting work, waiting for it, ending it ---- */
+void verb_order(struct engine *e, struct request *r, struct timeline *t);      /* append, generate, say */
+void verb_cancel(struct engine *e, struct request *r, struct timeline *t);
+void verb_peer_gone(struct engine *e, struct request *r, struct timeline *t);
+void order_ask(struct timeline *t);            /* the next one, from the store */
+void order_done(struct timeline *t);           /* stage 2 has been posted: cur ends */
+void waiters_answer(struct timeline *t, uint64_t order, const struct order_progress *p);
+void waiters_refuse(struct timeline *t, const char *name, const char *text);
+bool waiters_any(const struct timeline *t, uint64_t order);
+
+/* ---- apply.c: an order becomes tokens ---- */
+bool apply_turn(struct timeline *t);           /* a slice; true: something was done */
+/* What text of role adds to a timeline: BOS at its start, the template, the text. */
+int apply_text(const struct engine *e, const struct chat_format *f, struct chat_state *s,
+               bool at_start, bool enter, enum role role, const char *text, size_t n, struct ids *out);
+size_t apply_cut(const char *text, size_t n);  /* bytes of the next slice */
+bool text_at_hand(const struct timeline *t);
+
+/* ---- generate.c: picking tokens, holding text back, ending an answer ---- */
+void generate_begin(struct timeline *t);
+void generate_pick(struct timeline *t, float *logits);
+void generate_end(struct timeline *t, enum turn_reason reason);
+bool generating(const struct timeline *t);
+void held_clear(struct held *h);
+void held_free(struct held *h);
+
+/* ---- timeline.c: tokens and log entries ---- */
+void timeline_push(struct timeline *t, const int32_t *ids, size_t n);  /* positions are given */
+int32_t timeline_id(const struct timeline *t, uint64_t pos);
+size_t timeline_last(const struct timeline *t, int32_t *out, size_t n);        /* oldest first */
+/* Adds an entry; ids are moved. */
+struct event *timeline_log(struct timeline *t, enum event_kind kind, enum role role,
+                           struct ids *ids, const char *text, size_t n_text);
+void timeline_flush(struct timeline *t, bool durable);         /* to the store and to serve */
+void timeline_news(struct timeline *t, enum event_kind kind, const char *state, double progress);
+void timeline_retry(struct timeline *t);
+uint64_t timeline_window_start(const struct timeline *t, uint64_t n_token);
+
+/* ---- schedule.c: who is in the next batch ---- */
+bool engine_step(struct engine *e);            /* false: nobody has rows */
+bool timeline_busy(const struct timeline *t);  /* has work that needs a slot */
+
+/* ---- resident.c: slots, checkpoints, rebuilding ---- */
+void resident_want(struct timeline *t);        /* it has work: it gets a slot in its turn */
+bool resident_serve(struct engine *e);         /* gives slots to those who wait */
+void resident_leave(struct timeline *t, bool save);
+void resident_save(struct timeline *t);        /* a checkpoint */
+void resident_save_when_due(struct timeline *t);
+
+/* ---- score.c, show.c, stats.c ---- */
+void verb_score(struct engine *e, struct request *r, struct timeline *t);
+bool score_turn(struct engine *e);             /* one chunk; false: nothing to score */
+void score_peer_gone(struct engine *e, uint64_t peer);
+void score_refuse_all(struct engine *e, const char *name, const char *text);
+void verb_show(struct engine *e, struct request *r, struct timeline *t);
+void verb_read(struct engine *e, struct request *r, struct timeline *t);
+void verb_tokenize(struct engine *e, struct request *r, struct timeline *t);
+void verb_detokenize(struct engine *e, struct request *r, struct timeline *t);
+void verb_server_info(struct engine *e, struct request *r, struct timeline *t);
+void verb_server_stats(struct engine *e, struct request *r, struct timeline *t);
+void verb_ping(struct engine *e, struct request *r, struct timeline *t);
+struct value *session_value(const struct timeline *t);
+void status_text(const struct engine *e, char *out, size_t n);
+
+#endif

@@ -1,0 +1,424 @@
+/*
+ * Orders: work that is accepted.  Everything that can be wrong with it is found
+ * here, before it is accepted; then it is put on disk, and only then is the
+ * client answered.
+ *
+ * The hard idea: accepted work is not kept in memory.  A session knows how many
+ * orders wait for it and asks the store for the next one, so a queue of any
+ * length costs nothing, and a new process stands where the old one stood.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/base/log.h"
+#include "daemon/session/engine-internal.h"
+
+/* ---- waiters ---- */
+
+#define NEXT_ANSWER UINT64_MAX         /* cancels whatever answer comes next */
+
+static void wait_for(struct timeline *t, struct request *r, uint64_t order)
+{
+	struct waiter *w = calloc(1, sizeof *w);
+
+	if (w == NULL)
+		abort();
+	w->request = r;
+	w->order = order;
+	w->next = t->waiters;
+	t->waiters = w;
+}
+
+bool waiters_any(const struct timeline *t, uint64_t order)
+{
+	const struct waiter *w;
+
+	for (w = t->waiters; w != NULL; w = w->next)
+		if (w->order == order)
+			return true;
+	return false;
+}
+
+/* Does anybody want this answer cancelled?  Who wants the next one means this. */
+static bool waiters_cancel(struct timeline *t, uint64_t order)
+{
+	struct waiter *w;
+	bool any = false;
+
+	for (w = t->waiters; w != NULL; w = w->next) {
+		if (w->order == NEXT_ANSWER)
+			w->order = order;
+		any = any || (w->order == order && w->request->verb == VERB_CANCEL);
+	}
+	return any;
+}
+
+static struct value *cancelled_value(bool yes)
+{
+	struct value *v = value_map();
+
+	value_put(v, "cancelled", value_bool(yes));
+	return v;
+}
+
+static struct value *done_value(uint64_t order, const struct order_progress *p)
+{
+	struct value *v = value_map();
+
+	value_put(v, "request", value_uint(order));
+	value_put(v, "seq", value_uint(p->seq));
+	value_put(v, "position", value_uint(p->answer));
+	return v;
+}
+
+void waiters_answer(struct timeline *t, uint64_t order, const struct order_progress *p)
+{
+	struct waiter **at = &t->waiters, *w;
+
+	while ((w = *at) != NULL) {
+		if (w->order != order) {
+			at = &w->next;
+			continue;
+		}
+		*at = w->next;
+		w->request->result = w->request->verb == VERB_CANCEL ? cancelled_value(order != NEXT_ANSWER)
+		                                                      : done_value(order, p);
+		answer(t->engine, w->request);
+		free(w);
+	}
+}
+
+/* The queue is empty: there was no answer to cancel. */
+static void waiters_none(struct timeline *t)
+{
+	struct order_progress none = { 0 };
+
+	waiters_answer(t, NEXT_ANSWER, &none);
+}
+
+static void waiters_drop(struct timeline *t, uint64_t peer, const char *name, const char *text)
+{
+	struct waiter **at = &t->waiters, *w;
+
+	while ((w = *at) != NULL) {
+		if (peer != 0 && w->request->peer != peer) {
+			at = &w->next;
+			continue;
+		}
+		*at = w->next;
+		answer_refused(t->engine, w->request, name, "%s", text);
+		free(w);
+	}
+}
+
+void waiters_refuse(struct timeline *t, const char *name, const char *text)
+{
+	waiters_drop(t, 0, name, text);
+}
+
+/* ---- orders of peers that may leave ---- */
+
+static struct bond **bond_of(struct timeline *t, uint64_t order)
+{
+	struct bond **at = &t->bonds;
+
+	while (*at != NULL && (*at)->order != order)
+		at = &(*at)->next;
+	return at;
+}
+
+static void bond_make(struct timeline *t, uint64_t order, uint64_t peer)
+{
+	struct bond *b = calloc(1, sizeof *b);
+
+	if (b == NULL)
+		abort();
+	b->order = order;
+	b->peer = peer;
+	b->next = t->bonds;
+	t->bonds = b;
+}
+
+static void bond_end(struct timeline *t, uint64_t order)
+{
+	struct bond **at = bond_of(t, order), *b = *at;
+
+	if (b != NULL) {
+		*at = b->next;
+		free(b);
+	}
+}
+
+void verb_peer_gone(struct engine *e, struct request *r, struct timeline *none)
+{
+	struct timeline *t = NULL;
+	struct bond *b;
+	size_t i;
+
+	(void)none;
+	score_peer_gone(e, r->peer);
+	for (i = 0; i < HASH_SIZE; i++)
+		for (t = e->hash[i]; t != NULL; t = t->hash_next) {
+			waiters_drop(t, r->peer, "cancelled", "the client has left");
+			for (b = t->bonds; b != NULL; b = b->next) {
+				if (b->peer != r->peer)
+					continue;
+				b->gone = true;
+				if (t->cur != NULL && t->cur->id == b->order)
+					t->cancel = true;
+			}
+		}
+	request_free(r);
+}
+
+/* ---- the queue ---- */
+
+static void asked(struct call *c, struct store_job *j)
+{
+	struct timeline *t = c->t;
+	struct bond *b;
+
+	t->asking = false;
+	if (t->deleting || t->gone)
+		return;
+	if (j->rc != 0) {
+		log_error("session %llu: its queue cannot be read", (unsigned long long)t->row.id);
+		snprintf(t->bad, sizeof t->bad, "its queue cannot be read");
+		waiters_refuse(t, "session_damaged", t->bad);
+		return;
+	}
+	if (j->order == NULL) {
+		t->n_queued = 0;
+		waiters_none(t);
+		return;
+	}
+	t->cur = j->order;
+	j->order = NULL;
+	t->fresh = t->cur->progress.stage == 0 && t->cur->progress.offset == 0;
+	held_clear(&t->held);
+	b = *bond_of(t, t->cur->id);
+	t->cancel = b != NULL && b->gone;
+	if (t->cur->kind != ORDER_APPEND && waiters_cancel(t, t->cur->id))
+		t->cancel = true;
+}
+
+void order_ask(struct timeline *t)
+{
+	struct store_job *j;
+
+	if (t->asking || t->cur != NULL)
+		return;
+	t->asking = true;
+	j = store_job_new(STORE_ORDER_NEXT, t->row.id);
+	j->from = t->last_order;
+	call_post(call_new(t->engine, t, NULL, asked), j);
+}
+
+static void unqueue(struct timeline *t, uint64_t n_byte)
+{
+	t->n_queued_bytes -= n_byte < t->n_queued_bytes ? n_byte : t->n_queued_bytes;
+}
+
+void order_done(struct timeline *t)
+{
+	unqueue(t, t->cur->n_payload);
+	if (t->n_queued > 0)
+		t->n_queued--;
+	t->last_order = t->cur->id;
+	bond_end(t, t->cur->id);
+	order_free(t->cur);
+	t->cur = NULL;
+	t->cancel = false;
+	held_clear(&t->held);
+	if (t->n_queued > 0)
+		order_ask(t);
+	else
+		waiters_none(t);
+}
+
+/* ---- accepting ---- */
+
+static void accepted(struct call *c, struct store_job *j)
+{
+	struct timeline *t = c->t;
+	struct request *r = c->r;
+	struct order *o = j->order;
+	struct order_progress *p = &o->progress;
+	bool again = j->rc == STORE_REPEATED;
+
+	if (j->rc != 0)
+		unqueue(t, c->n);
+	if (t->deleting || t->gone) {
+		answer_refused(c->engine, r, "no_session", "the session has been deleted");
+		return;
+	}
+	if (j->rc != 0 && !again) {
+		if (j->why.name[0] != '\0')
+			answer_refused(c->engine, r, j->why.name, "%s", j->why.text);
+		else
+			answer_refused(c->engine, r, "disk", "the request could not be written to disk");
+		return;
+	}
+	if (!again) {
+		t->n_queued++;
+		c->engine->stats.orders++;
+		if (r->until_disconnect && o->kind != ORDER_APPEND)
+			bond_make(t, o->id, r->peer);
+		resident_want(t);
+	}
+	if (r->wait && p->stage != 2) {
+		if (c->engine->phase == PHASE_STOPPING)
+			answer_refused(c->engine, r, "stopping", "accepted; the daemon is stopping");
+		else
+			wait_for(t, r, o->id);
+		return;
+	}
+	if (again && p->stage == 2) {
+		r->result = done_value(o->id, p);
+	} else {
+		/* What it adds to the log comes after this seq. */
+		r->result = value_map();
+		value_put(r->result, "request", value_uint(o->id));
+		value_put(r->result, "seq", value_uint(again && p->seq != 0 ? p->seq : t->row.n_seq));
+	}
+	answer(c->engine, r);
+}
+
+static int payload(const struct engine *e, const struct request *r, struct order *o, struct reason *why)
+{
+	size_t i, n_vocab = tokenizer_n_vocab(e->tokenizer);
+
+	o->tokens = (r->given & GIVEN_TOKENS) != 0;
+	if (o->tokens && (r->given & GIVEN_TEXT))
+		return refuse(why, "bad_param", "text or tokens, not both");
+	if (o->tokens && r->tokens.n == 0)
+		return refuse(why, "bad_param", "tokens: an empty list");
+	for (i = 0; i < r->tokens.n; i++)
+		if (r->tokens.data[i] < 0 || (size_t)r->tokens.data[i] >= n_vocab)
+			return refuse(why, "bad_param", "tokens: %d is not a token id of this model", r->tokens.data[i]);
+	o->n_payload = o->tokens ? r->tokens.n * sizeof(int32_t) : r->n_text;
+	o->payload = malloc(o->n_payload + 1);
+	if (o->payload == NULL)
+		return refuse(why, "memory", "no memory for the text");
+	if (o->n_payload > 0)
+		memcpy(o->payload, o->tokens ? (const char *)r->tokens.data : r->text, o->n_payload);
+	o->payload[o->n_payload] = '\0';
+	return 0;
+}
+
+static int role_check(const struct timeline *t, enum role role, struct reason *why)
+{
+	struct chat_state s = t->row.chat;
+	struct ids ids = { 0 };
+	int rc;
+
+	if (role == ROLE_RAW)
+		return 0;
+	if (t->chat == NULL)
+		return refuse(why, "role_unknown", "the session is raw: it has no roles");
+	rc = chat_enter(t->chat, t->engine->tokenizer, &s, role, &ids, why);
+	ids_free(&ids);
+	return rc;
+}
+
+static int caps_check(struct engine *e, const struct timeline *t, size_t n, struct reason *why)
+{
+	uint64_t queued = n, stored = n;
+	const struct timeline *other;
+	size_t i;
+
+	for (i = 0; i < HASH_SIZE; i++)
+		for (other = e->hash[i]; other != NULL; other = other->hash_next)
+			if (other->row.uid == t->row.uid) {
+				queued += other->n_queued_bytes;
+				stored += timeline_stored(other);
+			}
+	if (queued > e->p.caps.queued_bytes)
+		return refuse(why, "cap_queued", "%llu bytes may wait for the sessions of one user",
+		              (unsigned long long)e->p.caps.queued_bytes);
+	if (stored > e->p.caps.stored_bytes)
+		return refuse(why, "cap_stored", "%llu bytes may be kept of the sessions of one user",
+		              (unsigned long long)e->p.caps.stored_bytes);
+	return 0;
+}
+
+/* Everything that can be wrong with it. */
+static int order_make(struct engine *e, const struct request *r, struct timeline *t,
+                      struct order *o, struct reason *why)
+{
+	bool text = (r->given & (GIVEN_TEXT | GIVEN_TOKENS)) != 0;
+	int rc;
+
+	o->session = t->row.id;
+	o->kind = r->verb == VERB_APPEND ? ORDER_APPEND : r->verb == VERB_SAY ? ORDER_SAY : ORDER_GENERATE;
+	o->role = r->given & GIVEN_ROLE ? r->role : t->chat != NULL ? ROLE_USER : ROLE_RAW;
+	o->settings = t->row.settings;
+	settings_merge(&o->settings, &r->settings, r->given);
+	o->given = GIVEN_SETTINGS;     /* what a later `set` says is not for this one */
+	if (o->kind != ORDER_GENERATE && !text)
+		return refuse(why, "bad_param", "text is missing");
+	if (o->kind == ORDER_GENERATE && text)
+		return refuse(why, "bad_param", "text: not a parameter of generate");
+	if (o->role >= N_ROLE || (r->given & GIVEN_ROLE && o->role == ROLE_ASSISTANT))
+		return refuse(why, "role_unknown", "text has the role user, system, tool or raw");
+	if (o->kind == ORDER_APPEND && o->role == ROLE_RAW && text && r->given & GIVEN_TEXT && r->n_text == 0)
+		return refuse(why, "bad_param", "text: empty");
+	if (r->n_key > KEY_MAX)
+		return refuse(why, "bad_param", "key: at most %d bytes", KEY_MAX);
+	memcpy(o->key, r->key, r->n_key);
+	o->n_key = r->n_key;
+	rc = settings_check(&o->settings, GIVEN_SETTINGS, why);
+	if (rc == 0 && o->kind != ORDER_GENERATE)
+		rc = role_check(t, (enum role)o->role, why);
+	if (rc == 0 && o->kind != ORDER_GENERATE)
+		rc = payload(e, r, o, why);
+	if (rc == 0)
+		rc = caps_check(e, t, o->n_payload, why);
+	return rc;
+}
+
+void verb_order(struct engine *e, struct request *r, struct timeline *t)
+{
+	struct order *o;
+	struct store_job *j;
+	struct call *c;
+
+	r->rc = timeline_usable(t, &r->why);
+	if (r->rc == 0 && store_read_only(e->p.store, &r->why))
+		r->rc = REFUSED;
+	if (r->rc != 0) {
+		answer(e, r);
+		return;
+	}
+	o = calloc(1, sizeof *o);
+	if (o == NULL)
+		abort();
+	r->rc = order_make(e, r, t, o, &r->why);
+	if (r->rc != 0) {
+		order_free(o);
+		answer(e, r);
+		return;
+	}
+	j = store_job_new(STORE_ORDER_PUT, t->row.id);
+	j->durable = true;
+	j->order = o;
+	c = call_new(e, t, r, accepted);
+	c->n = o->n_payload;
+	t->n_queued_bytes += o->n_payload;
+	call_post(c, j);
+}
+
+void verb_cancel(struct engine *e, struct request *r, struct timeline *t)
+{
+	if (t->cur != NULL && t->cur->kind != ORDER_APPEND) {
+		t->cancel = true;
+		wait_for(t, r, t->cur->id);
+		return;
+	}
+	if (t->n_queued > 0) {
+		wait_for(t, r, NEXT_ANSWER);
+		return;
+	}
+	r->result = cancelled_value(false);
+	answer(e, r);
+}

@@ -1,0 +1,149 @@
+/*
+ * Requests: one table says for each verb what it needs and who may use it; what
+ * passes the table's checks goes to the verb's function.
+ *
+ * It must not know how requests travel, and must not let anybody learn whether a
+ * session exists that is not his to see.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/base/log.h"
+#include "daemon/session/engine-internal.h"
+
+struct verb_row {
+	void (*run)(struct engine *, struct request *, struct timeline *);
+	enum access access;        /* NONE: names no session (or makes one) */
+	bool needs_model;
+	bool damaged;              /* works on a session whose log does not verify */
+	bool always;               /* also while stopping */
+};
+
+static const struct verb_row verbs[N_VERB] = {
+	[VERB_CREATE]       = { .run = verb_create, .needs_model = true },
+	[VERB_LIST]         = { .run = verb_list },
+	[VERB_INFO]         = { .run = verb_info, .access = ACCESS_READ, .damaged = true },
+	[VERB_SET]          = { .run = verb_set, .access = ACCESS_OWNER, .needs_model = true },
+	[VERB_RENAME]       = { .run = verb_rename, .access = ACCESS_OWNER },
+	[VERB_DELETE]       = { .run = verb_delete, .access = ACCESS_OWNER, .damaged = true },
+	[VERB_APPEND]       = { .run = verb_order, .access = ACCESS_WRITE, .needs_model = true },
+	[VERB_GENERATE]     = { .run = verb_order, .access = ACCESS_WRITE, .needs_model = true },
+	[VERB_SAY]          = { .run = verb_order, .access = ACCESS_WRITE, .needs_model = true },
+	[VERB_CANCEL]       = { .run = verb_cancel, .access = ACCESS_WRITE, .needs_model = true },
+	[VERB_READ]         = { .run = verb_read, .access = ACCESS_READ },
+	[VERB_SHOW]         = { .run = verb_show, .access = ACCESS_READ, .needs_model = true },
+	[VERB_SCORE]        = { .run = verb_score, .needs_model = true },
+	[VERB_TOKENIZE]     = { .run = verb_tokenize, .needs_model = true },
+	[VERB_DETOKENIZE]   = { .run = verb_detokenize, .needs_model = true },
+	[VERB_SERVER_INFO]  = { .run = verb_server_info, .always = true },
+	[VERB_SERVER_STATS] = { .run = verb_server_stats, .always = true },
+	[VERB_PING]         = { .run = verb_ping, .always = true },
+	[VERB_PEER_GONE]    = { .run = verb_peer_gone, .always = true },
+};
+
+struct request *request_new(enum verb verb)
+{
+	struct request *r = calloc(1, sizeof *r);
+
+	if (r == NULL)
+		abort();
+	r->verb = verb;
+	return r;
+}
+
+void request_free(struct request *r)
+{
+	if (r == NULL)
+		return;
+	free(r->groups);
+	free(r->text);
+	free(r->system);
+	ids_free(&r->tokens);
+	value_free(r->result);
+	free(r);
+}
+
+static bool in_group(const struct request *r, gid_t gid)
+{
+	size_t i;
+
+	for (i = 0; i < r->n_group; i++)
+		if (r->groups[i] == gid)
+			return true;
+	return r->gid == gid;
+}
+
+bool may(const struct request *r, const struct timeline *t, enum access a)
+{
+	if (r->uid == 0 || r->uid == t->row.uid)
+		return true;
+	if (a == ACCESS_OWNER || t->row.share == SHARE_NONE || !in_group(r, t->row.gid))
+		return false;
+	return a == ACCESS_READ || t->row.share == SHARE_GROUP_WRITE;
+}
+
+int timeline_usable(const struct timeline *t, struct reason *why)
+{
+	if (t->bad[0] != '\0')
+		return refuse(why, "session_damaged", "%s", t->bad);
+	if (t->changed)
+		return refuse(why, "model_changed", "the session belongs to the model %s", t->row.model);
+	if (t->row.n_kill >= 2)
+		return refuse(why, "session_set_aside", "the engine ended twice while computing it");
+	return 0;
+}
+
+/* The session that r names, where it may be seen; else r is answered. */
+static struct timeline *session_of(struct engine *e, struct request *r, const struct verb_row *v)
+{
+	struct timeline *t = timeline_find(e, r->owner, r->name);
+
+	if (t == NULL || t->creating || t->deleting || !may(r, t, ACCESS_READ)) {
+		answer_refused(e, r, "no_session", "no session %s", r->name);
+		return NULL;
+	}
+	if (!may(r, t, v->access)) {
+		answer_refused(e, r, "not_allowed", v->access == ACCESS_OWNER ?
+		               "only the owner of %s may do that" : "%s is shared for reading only", r->name);
+		return NULL;
+	}
+	if (t->bad[0] != '\0' && !v->damaged) {
+		answer_refused(e, r, "session_damaged", "%s", t->bad);
+		return NULL;
+	}
+	r->session = t->row.id;
+	return t;
+}
+
+static void defer(struct engine *e, struct request *r)
+{
+	r->letter.next = NULL;
+	*e->deferred_last = r;
+	e->deferred_last = (struct request **)&r->letter.next;
+}
+
+void request_open(struct engine *e, struct request *r)
+{
+	const struct verb_row *v = &verbs[r->verb];
+	struct timeline *t = NULL;
+
+	e->stats.requests++;
+	if (e->phase == PHASE_STOPPING && !v->always) {
+		answer_refused(e, r, "stopping", "the daemon is stopping");
+		return;
+	}
+	if (v->needs_model && e->phase == PHASE_LOADING) {
+		defer(e, r);
+		return;
+	}
+	if (v->needs_model && e->phase == PHASE_FAILED) {
+		answer_refused(e, r, e->failed.name, "%s", e->failed.text);
+		return;
+	}
+	if (v->access != ACCESS_NONE) {
+		t = session_of(e, r, v);
+		if (t == NULL)
+			return;
+	}
+	v->run(e, r, t);
+}

@@ -1,0 +1,332 @@
+/*
+ * Residents: which sessions have a slot, how they get one and how they leave it.
+ *
+ *   ASLEEP --slot--> LOADING --checkpoint, token ids--> READY --leave--> ASLEEP
+ *
+ * The hard idea: a cache is only a cache.  Whatever is wrong with a checkpoint
+ * (absent, damaged, of another layout, ahead of the log), the session is built
+ * again from its log: the head and the last `bound` tokens, by the scheduler's
+ * own catch-up.  All of it is asynchronous; other sessions go on.
+ *
+ * It must not decide who computes: that is schedule.c.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/base/log.h"
+#include "daemon/session/engine-internal.h"
+
+#define SLOT_SECONDS 10        /* of a busy session while others wait */
+
+static uint64_t at_least_zero(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+/* ---- waiting for a slot ---- */
+
+void resident_want(struct timeline *t)
+{
+	struct engine *e = t->engine;
+
+	if (e->phase != PHASE_READY || t->waiting || t->state != TIMELINE_ASLEEP || t->deleting ||
+	    t->creating || t->gone || t->n_queued == 0 || timeline_usable(t, NULL) != 0)
+		return;
+	t->waiting = true;
+	t->wait_next = NULL;
+	*e->waiting_last = t;
+	e->waiting_last = &t->wait_next;
+}
+
+static bool idle(const struct timeline *t)
+{
+	return t->state == TIMELINE_READY && !timeline_busy(t) && t->n_log == 0 && !t->stalled && t->n_out == 0;
+}
+
+/* Who gives up its slot: the idle session that has been so for longest; where all
+ * are at work, the one that has had its time. */
+static struct timeline *victim(struct engine *e)
+{
+	struct timeline *best = NULL, *t;
+	uint32_t i;
+
+	for (i = 0; i < e->p.n_slot; i++) {
+		t = e->places[i].owner;
+		if (t != NULL && idle(t) && (best == NULL || t->last_step < best->last_step))
+			best = t;
+	}
+	for (i = 0; best == NULL && i < e->p.n_slot; i++) {
+		t = e->places[i].owner;
+		if (t != NULL && t->state == TIMELINE_READY && t->n_log == 0 && !t->stalled && !t->saving &&
+		    clock_seconds() - t->woken > SLOT_SECONDS)
+			best = t;
+	}
+	return best;
+}
+
+static void wake(struct timeline *t, uint32_t slot);
+
+bool resident_serve(struct engine *e)
+{
+	struct timeline *t, *out;
+	struct reason why;
+	bool any = false;
+	uint32_t slot;
+	int rc;
+
+	while ((t = e->waiting) != NULL) {
+		if (!t->deleting && t->n_queued > 0 && timeline_usable(t, NULL) == 0) {
+			rc = slab_take(e->slab, e->ops->kv_bytes(&e->shape, t->row.window), &slot, &why);
+			if (rc != 0) {
+				out = victim(e);
+				if (out == NULL)
+					break;
+				e->stats.slots_evicted++;
+				resident_leave(out, true);
+				continue;
+			}
+			wake(t, slot);
+			any = true;
+		}
+		e->waiting = t->wait_next;
+		if (e->waiting == NULL)
+			e->waiting_last = &e->waiting;
+		t->waiting = false;
+	}
+	return any;
+}
+
+/* ---- coming back ---- */
+
+static void ready(struct timeline *t)
+{
+	t->state = TIMELINE_READY;
+	t->woken = clock_seconds();
+	if (t->rebuilding) {
+		t->engine->stats.rebuilt++;
+		t->progress_told = 0;
+		timeline_news(t, EVENT_STATE, "rebuilding", 0);
+	}
+}
+
+static void lacking(struct timeline *t)
+{
+	log_error("session %llu: its log lacks tokens", (unsigned long long)t->row.id);
+	snprintf(t->bad, sizeof t->bad, "its log lacks tokens");
+	waiters_refuse(t, "session_damaged", t->bad);
+	resident_leave(t, false);
+}
+
+static void got_tokens(struct call *c, struct store_job *j)
+{
+	struct timeline *t = c->t;
+	uint64_t from = c->n, n = j->ids.n, i;
+	bool tail = j->from + j->limit == t->row.n_token;
+
+	if (t->deleting || t->gone || t->state != TIMELINE_LOADING)
+		return;
+	if (j->rc != 0 || n != j->limit) {
+		lacking(t);
+		return;
+	}
+	for (i = 0; i < n; i++) {
+		if (from + i < t->row.window.n_sink)
+			t->head[from + i] = j->ids.data[i];
+		t->ring[(from + i) % t->engine->ring_room] = j->ids.data[i];
+	}
+	if (!tail)
+		return;
+	t->ring_from = from;
+	ready(t);
+}
+
+static void ask_tokens(struct timeline *t, uint64_t from, uint64_t to)
+{
+	struct store_job *j = store_job_new(STORE_TOKENS, t->row.id);
+	struct call *c = call_new(t->engine, t, NULL, got_tokens);
+
+	j->from = c->n = from;
+	j->limit = to - from;
+	call_post(c, j);
+}
+
+/* The head where it has to be computed, and the tail that steps and the sampler
+ * can ask for. */
+static void load_tokens(struct timeline *t)
+{
+	struct engine *e = t->engine;
+	uint64_t n = t->row.n_token, sinks = t->row.window.n_sink, from;
+	uint64_t oldest = at_least_zero(n, t->bound + e->n_chunk);
+
+	from = at_least_zero(t->n_computed, 1);
+	if (from < oldest)
+		from = oldest;
+	if (from > at_least_zero(n, SAMPLE_LAST))
+		from = at_least_zero(n, SAMPLE_LAST);
+	if (t->n_computed < sinks + 1 || from < sinks) {
+		/* The head is short; where it does not meet the tail it comes first. */
+		if (from <= sinks)
+			from = 0;
+		else if (sinks > 0)
+			ask_tokens(t, 0, sinks < n ? sinks : n);
+	}
+	ask_tokens(t, from, n);
+}
+
+/* Why a checkpoint is of no use; NULL: it is. */
+static const char *unusable(const struct timeline *t, const struct checkpoint *c)
+{
+	const struct engine *e = t->engine;
+
+	if (c->fingerprint != t->row.fingerprint)
+		return "it is of another model";
+	if (strcmp(c->layout, e->ops->kv_layout(e->backend)) != 0 || c->n_chunk != e->n_chunk ||
+	    c->window.n_sink != t->row.window.n_sink || c->window.n_recent != t->row.window.n_recent ||
+	    c->n_kv != e->ops->kv_bytes(&e->shape, t->row.window))
+		return "it has another layout";
+	if (c->n_computed > t->row.n_token || c->start > c->n_computed)
+		return "it is ahead of the log";
+	if (c->n_computed == t->row.n_token && c->chain != t->row.chain)
+		return "it is of another log";
+	return NULL;
+}
+
+static void got_checkpoint(struct call *c, struct store_job *j)
+{
+	struct timeline *t = c->t;
+	struct engine *e = t->engine;
+	const char *wrong = NULL;
+
+	if (t->deleting || t->gone || t->state != TIMELINE_LOADING)
+		return;
+	if (j->rc != 0 && strcmp(j->why.name, "none") != 0)
+		wrong = j->why.name[0] != '\0' ? j->why.text : "it cannot be read";
+	if (j->rc == 0)
+		wrong = unusable(t, j->checkpoint);
+	if (j->rc == 0 && wrong == NULL &&
+	    e->ops->kv_write(e->kv, t->slot, j->checkpoint->kv, j->checkpoint->n_kv) != 0)
+		wrong = "the device does not take it";
+	if (wrong != NULL) {
+		log_warning("session %llu: bad_checkpoint: %s; it is built again from its log",
+		            (unsigned long long)t->row.id, wrong);
+		e->stats.checkpoints_refused++;
+		call_post(call_new(e, t, NULL, NULL), store_job_new(STORE_CHECKPOINT_DROP, t->row.id));
+	}
+	if (j->rc == 0 && wrong == NULL) {
+		t->n_computed = j->checkpoint->n_computed;
+		t->start = j->checkpoint->start;
+		e->stats.checkpoints_loaded++;
+	} else {
+		t->rebuilding = true;
+	}
+	load_tokens(t);
+}
+
+static void wake(struct timeline *t, uint32_t slot)
+{
+	struct engine *e = t->engine;
+	struct place *p = &e->places[slot];
+
+	assert(p->owner == NULL);
+	p->owner = t;
+	t->slot = slot;
+	t->ring = p->ring;
+	t->head = p->head;
+	t->n_token = t->row.n_token;
+	t->n_computed = t->start = 0;
+	t->ring_from = t->n_token;
+	t->rebuilding = t->moved = false;
+	t->since_saved = 0;
+	t->last_step = e->stats.steps;
+	t->state = TIMELINE_LOADING;
+	if (t->cur == NULL)
+		order_ask(t);
+	if (t->n_token == 0) {
+		ready(t);
+		return;
+	}
+	timeline_news(t, EVENT_STATE, "loading", 0);
+	call_post(call_new(e, t, NULL, got_checkpoint), store_job_new(STORE_CHECKPOINT_GET, t->row.id));
+}
+
+/* ---- leaving ---- */
+
+static void saved(struct call *c, struct store_job *j)
+{
+	c->t->saving = false;
+	if (j->rc == 0)
+		c->engine->stats.checkpoints_written++;
+	else if (!c->t->deleting)
+		log_warning("session %llu: its checkpoint could not be written", (unsigned long long)c->t->row.id);
+}
+
+void resident_save(struct timeline *t)
+{
+	struct engine *e = t->engine;
+	struct store_job *j;
+	struct checkpoint *c;
+	uint64_t n = t->n_computed < t->row.n_token ? t->n_computed : t->row.n_token;
+
+	/* A cache can be set back by a chunk, not by more. */
+	if (t->state != TIMELINE_READY || !t->moved || n == 0 || t->n_computed - n >= e->n_chunk ||
+	    t->start > n || t->stalled || t->n_out > 0)
+		return;
+	c = calloc(1, sizeof *c);
+	if (c == NULL)
+		abort();
+	c->fingerprint = t->row.fingerprint;
+	snprintf(c->layout, sizeof c->layout, "%s", e->ops->kv_layout(e->backend));
+	c->window = t->row.window;
+	c->n_chunk = e->n_chunk;
+	c->n_computed = n;
+	c->start = t->start;
+	c->chain = t->row.chain;
+	c->n_kv = e->ops->kv_bytes(&e->shape, t->row.window);
+	c->kv = malloc(c->n_kv);
+	if (c->kv == NULL || e->ops->kv_read(e->kv, t->slot, c->kv, c->n_kv) != 0) {
+		log_warning("session %llu: no memory for a checkpoint", (unsigned long long)t->row.id);
+		checkpoint_free(c);
+		return;
+	}
+	j = store_job_new(STORE_CHECKPOINT_PUT, t->row.id);
+	j->checkpoint = c;
+	t->saving = true;
+	t->moved = false;
+	t->since_saved = 0;
+	call_post(call_new(e, t, NULL, saved), j);
+}
+
+/* So often that a restart replays no more than min(R, 10 s of prefill); not while
+ * it is far behind, since it will jump. */
+void resident_save_when_due(struct timeline *t)
+{
+	struct engine *e = t->engine;
+	uint64_t due = t->row.window.n_recent;
+
+	if (e->row_seconds > 0 && due > 10 / e->row_seconds)
+		due = (uint64_t)(10 / e->row_seconds);
+	if (due < e->n_chunk)
+		due = e->n_chunk;
+	if (t->since_saved >= due && !t->saving && t->n_token - t->n_computed <= t->bound)
+		resident_save(t);
+}
+
+/* Gives the slot back, in the middle of its work if need be: what is not logged is
+ * generated again, the same. */
+void resident_leave(struct timeline *t, bool save)
+{
+	struct engine *e = t->engine;
+
+	if (save)
+		resident_save(t);
+	slab_drop(e->slab, t->slot);
+	e->places[t->slot].owner = NULL;
+	t->ring = t->head = NULL;
+	t->state = TIMELINE_ASLEEP;
+	t->n_token = t->row.n_token;
+	held_clear(&t->held);
+	order_free(t->cur);
+	t->cur = NULL;
+	resident_want(t);
+}

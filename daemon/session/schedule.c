@@ -1,0 +1,248 @@
+/*
+ * The schedule: who is in the next batch, and with how many rows.
+ *
+ * A batch is one row for each session that generates and has everything else
+ * computed, and a bounded chunk of prefill, given out in turn.  While somebody
+ * generates the chunk is as long as STEP_SECONDS allows.
+ *
+ * The hard idea is the bounded catch-up.  Layer l sees R_l tokens back, so the
+ * state of a session depends on its head and on its last 1 + sum(R_l) tokens
+ * alone (`bound`).  A session that is further behind than that jumps: the tokens
+ * between are never computed, and the result is the same, bit for bit.
+ *
+ * It must not know what tokens mean, or what an order is beyond "it generates"
+ * and "more text is at hand".
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/base/log.h"
+#include "daemon/session/engine-internal.h"
+
+#define PREFILL_LEAST 16       /* rows of prefill in a step, however slow */
+#define LONG_STEP 0.5          /* seconds of a step when nobody generates */
+
+bool timeline_busy(const struct timeline *t)
+{
+	if (t->deleting || t->bad[0] != '\0')
+		return false;
+	return t->cur != NULL || t->n_queued > 0 ||
+	       (t->state == TIMELINE_READY && t->n_computed < t->n_token);
+}
+
+static bool blocked(const struct timeline *t)
+{
+	return t->state != TIMELINE_READY || t->deleting || t->stalled || t->bad[0] != '\0' ||
+	       t->killing || t->n_log >= LOGS_IN_FLIGHT || (t->cancel && generating(t));
+}
+
+/* A session that was at work when the engine ended: that is written down before
+ * its first step, and taken back after it, so that one that ends the engine twice
+ * is set aside. */
+static void begin_probation(struct timeline *t)
+{
+	t->resumed = false;
+	t->alone = t->row.n_kill > 0;
+	t->row.n_kill++;
+	t->killing = t->probation = true;
+	timeline_flush(t, true);
+}
+
+static void end_probation(struct timeline *t)
+{
+	t->probation = t->alone = false;
+	t->row.n_kill = 0;
+	timeline_flush(t, false);
+}
+
+static void jump(struct timeline *t)
+{
+	uint64_t sinks = t->row.window.n_sink, start = t->n_token - t->bound;
+
+	if (start < sinks)
+		start = sinks;
+	if (start <= t->n_computed)
+		return;
+	t->engine->stats.skipped += start - t->n_computed;
+	t->start = t->n_computed = start;
+}
+
+/* Rows that t could take part with. */
+static uint32_t wanted(struct timeline *t)
+{
+	uint32_t chunk = t->engine->n_chunk;
+	uint64_t todo;
+
+	if (blocked(t))
+		return 0;
+	/* The logits of the newest token are not kept: it is computed once more. */
+	if (t->n_computed == t->n_token && generating(t))
+		t->n_computed--;
+	todo = t->n_token - t->n_computed;
+	if (todo == 0)
+		return 0;
+	if (t->resumed) {
+		begin_probation(t);
+		return 0;
+	}
+	if (todo > t->bound + chunk) {
+		/* What would be computed now would be jumped over. */
+		if (text_at_hand(t))
+			return 0;
+		if (t->n_computed < t->row.window.n_sink)
+			todo = t->row.window.n_sink - t->n_computed;
+		else
+			jump(t);
+		if (todo > t->n_token - t->n_computed)
+			todo = t->n_token - t->n_computed;
+	}
+	return todo < chunk ? (uint32_t)todo : chunk;
+}
+
+/* ---- the batch ---- */
+
+static void join(struct engine *e, struct batch *b, struct timeline *t, uint32_t n)
+{
+	uint32_t i;
+
+	e->seqs[b->n_seq].slot = t->slot;
+	e->seqs[b->n_seq].window = t->row.window;
+	e->seqs[b->n_seq].start = t->start;
+	e->members[b->n_seq] = t;
+	e->member_rows[b->n_seq] = n;
+	for (i = 0; i < n; i++) {
+		e->rows[b->n_row + i].token = timeline_id(t, t->n_computed + i);
+		e->rows[b->n_row + i].seq = b->n_seq;
+		e->rows[b->n_row + i].pos = t->n_computed + i;
+	}
+	b->n_row += n;
+	b->n_seq++;
+	if (t->n_computed + n == t->n_token && generating(t))
+		e->outputs[b->n_output++] = b->n_row - 1;
+}
+
+static bool decodes(const struct timeline *t, uint32_t want)
+{
+	return want == 1 && t->n_computed + 1 == t->n_token && generating(t);
+}
+
+static uint32_t prefill_budget(const struct engine *e, bool any_decode)
+{
+	double seconds = any_decode ? STEP_SECONDS : LONG_STEP;
+	double rows = e->row_seconds > 0 ? seconds / e->row_seconds : e->n_chunk;
+	uint32_t n = rows < e->n_chunk ? (uint32_t)rows / 8 * 8 : e->n_chunk;
+
+	return n < PREFILL_LEAST ? PREFILL_LEAST : n;
+}
+
+static void fill(struct engine *e, struct batch *b, uint32_t *want)
+{
+	uint32_t n_slot = e->p.n_slot, left, i, n, slot, next = e->turn;
+	struct timeline *t;
+
+	for (i = 0; i < n_slot; i++) {
+		t = e->places[i].owner;
+		want[i] = t != NULL ? wanted(t) : 0;
+	}
+	for (i = 0; i < n_slot; i++) {
+		t = e->places[i].owner;
+		if (want[i] > 0 && t->alone) {
+			join(e, b, t, want[i]);
+			return;
+		}
+	}
+	for (i = 0; i < n_slot; i++) {
+		t = e->places[i].owner;
+		if (want[i] > 0 && decodes(t, want[i])) {
+			join(e, b, t, 1);
+			want[i] = 0;
+		}
+	}
+	left = prefill_budget(e, b->n_row > 0);
+	for (i = 0; i < n_slot && left > 0; i++) {
+		slot = (e->turn + i) % n_slot;
+		if (want[slot] == 0)
+			continue;
+		n = want[slot] < left ? want[slot] : left;
+		join(e, b, e->places[slot].owner, n);
+		left -= n;
+		next = (slot + 1) % n_slot;
+	}
+	e->turn = next;
+}
+
+/* ---- the step ---- */
+
+static void tell_progress(struct timeline *t)
+{
+	uint64_t todo = t->n_token - t->n_computed, all = t->row.window.n_sink + t->bound;
+	int percent;
+
+	if (!t->rebuilding)
+		return;
+	if (todo == 0 || (todo == 1 && generating(t))) {
+		t->rebuilding = false;
+		timeline_news(t, EVENT_STATE, generating(t) ? "generating" : "idle", 1);
+		return;
+	}
+	if (all > t->n_token)
+		all = t->n_token;
+	percent = todo < all ? (int)(100 * (all - todo) / all) : 0;
+	if (percent >= t->progress_told + 5) {
+		t->progress_told = percent;
+		timeline_news(t, EVENT_STATE, "rebuilding", percent / 100.0);
+	}
+}
+
+static void stepped(struct engine *e, struct timeline *t, uint32_t n, float *logits)
+{
+	bool decode = decodes(t, n);
+
+	t->n_computed += n;
+	t->since_saved += n;
+	t->moved = true;
+	t->last_step = e->stats.steps;
+	e->stats.computed += n;
+	e->stats.prefill += decode ? 0 : n;
+	tell_progress(t);
+	if (t->probation)
+		end_probation(t);
+	if (logits != NULL)
+		generate_pick(t, logits);
+	resident_save_when_due(t);
+}
+
+bool engine_step(struct engine *e)
+{
+	struct batch b = { .rows = e->rows, .seqs = e->seqs, .outputs = e->outputs };
+	size_t n_vocab = model_info(e->model)->n_vocab;
+	uint32_t i, row = 0, out = 0;
+	struct reason why = { .name = "" };
+	double began = clock_seconds(), took;
+	float *logits;
+	int rc;
+
+	fill(e, &b, e->wants);
+	if (b.n_row == 0)
+		return false;
+	rc = model_forward(e->model, e->kv, &b, e->logits, NULL, &why);
+	if (rc != 0) {
+		engine_fail(e, why.name[0] != '\0' ? why.name : "backend",
+		            why.text[0] != '\0' ? why.text : "a step failed");
+		return false;
+	}
+	took = clock_seconds() - began;
+	e->stats.steps++;
+	e->stats.step_seconds += took;
+	if (b.n_row >= PREFILL_LEAST)
+		e->row_seconds = e->row_seconds == 0 ? took / b.n_row
+		                                     : 0.8 * e->row_seconds + 0.2 * took / b.n_row;
+	for (i = 0; i < b.n_seq; i++) {
+		row += e->member_rows[i];
+		logits = NULL;
+		if (out < b.n_output && e->outputs[out] == row - 1)
+			logits = e->logits + n_vocab * out++;
+		stepped(e, e->members[i], e->member_rows[i], logits);
+	}
+	return true;
+}

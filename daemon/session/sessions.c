@@ -1,0 +1,535 @@
+/*
+ * The table of sessions, and the verbs that make, show, change and remove them.
+ *
+ * Sessions are keyed by (owner's uid, name).  One that is being made is in the
+ * table, so that its name is taken, and is not seen; one that is being removed is
+ * in the table until the store has overwritten it.
+ *
+ * It must not touch tokens or caches.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "daemon/base/log.h"
+#include "daemon/session/engine-internal.h"
+
+/* ---- the table ---- */
+
+static struct timeline **bucket_of(struct engine *e, uid_t uid, const char *name)
+{
+	uint32_t h = 2166136261u ^ (uint32_t)uid;
+
+	for (; *name != '\0'; name++)
+		h = (h ^ (unsigned char)*name) * 16777619u;
+	return &e->hash[(h ^ h >> 15) % HASH_SIZE];
+}
+
+static void link_in(struct timeline *t)
+{
+	struct timeline **at = bucket_of(t->engine, t->row.uid, t->row.name);
+
+	t->hash_next = *at;
+	*at = t;
+}
+
+static void link_out(struct timeline *t)
+{
+	struct timeline **at = bucket_of(t->engine, t->row.uid, t->row.name);
+
+	while (*at != t)
+		at = &(*at)->hash_next;
+	*at = t->hash_next;
+}
+
+struct timeline *timeline_find(struct engine *e, uid_t uid, const char *name)
+{
+	struct timeline *t = *bucket_of(e, uid, name);
+
+	while (t != NULL && (t->row.uid != uid || strcmp(t->row.name, name) != 0))
+		t = t->hash_next;
+	return t;
+}
+
+struct timeline *timeline_new(struct engine *e, const struct session_row *row)
+{
+	struct timeline *t = calloc(1, sizeof *t);
+
+	if (t == NULL)
+		abort();
+	t->engine = e;
+	t->row = *row;
+	t->n_token = row->n_token;
+	t->failed_last = &t->failed;
+	link_in(t);
+	e->n_session++;
+	if (e->phase == PHASE_READY)
+		timeline_adopt(t);
+	return t;
+}
+
+void timeline_adopt(struct timeline *t)
+{
+	struct engine *e = t->engine;
+
+	t->changed = t->row.fingerprint != model_info(e->model)->fingerprint;
+	t->chat = t->row.raw ? NULL : model_chat(e->model);
+	t->bound = model_replay(e->model, t->row.window);
+	t->told_start = timeline_window_start(t, t->row.n_token);
+}
+
+void timeline_free(struct timeline *t)
+{
+	struct store_job *j;
+	struct bond *b;
+	size_t i;
+
+	if (t == NULL)
+		return;
+	while ((j = t->failed) != NULL) {
+		t->failed = (struct store_job *)j->letter.next;
+		store_job_free(j);
+	}
+	while ((b = t->bonds) != NULL) {
+		t->bonds = b->next;
+		free(b);
+	}
+	for (i = 0; i < t->n_out; i++)
+		event_free(&t->out[i]);
+	free(t->out);
+	order_free(t->cur);
+	held_free(&t->held);
+	free(t);
+}
+
+/* Out of every table; freed when its last job is back. */
+void timeline_unlink(struct timeline *t)
+{
+	link_out(t);
+	t->engine->n_session--;
+	t->gone = true;
+}
+
+uint64_t timeline_stored(const struct timeline *t)
+{
+	const struct engine *e = t->engine;
+
+	/* The log, and the checkpoint. */
+	return t->n_stored + (e->kv != NULL && t->row.n_token > 0 ? e->ops->kv_bytes(&e->shape, t->row.window) : 0);
+}
+
+/* ---- checks ---- */
+
+int window_check(const struct engine *e, struct window w, struct reason *why)
+{
+	if (w.n_recent == 0)
+		return refuse(why, "bad_param", "window: at least 1 token");
+	if ((uint64_t)w.n_sink + w.n_recent + 1 > e->n_window_max)
+		return refuse(why, "window_too_large", "sinks %u + window %u + 1 is over %u tokens",
+		              w.n_sink, w.n_recent, e->n_window_max);
+	return 0;
+}
+
+int settings_check(const struct settings *s, unsigned given, struct reason *why)
+{
+	const struct sampling *p = &s->sampling;
+	uint32_t i;
+
+	if (given & GIVEN_TEMPERATURE && !(p->temperature >= 0 && p->temperature <= 100))
+		return refuse(why, "bad_param", "temperature: 0 to 100");
+	if (given & GIVEN_TOP_P && !(p->top_p > 0 && p->top_p <= 1))
+		return refuse(why, "bad_param", "top_p: over 0, to 1");
+	if (given & GIVEN_MIN_P && !(p->min_p >= 0 && p->min_p <= 1))
+		return refuse(why, "bad_param", "min_p: 0 to 1");
+	if (given & GIVEN_REPEAT_PENALTY && !(p->repeat_penalty > 0 && p->repeat_penalty <= 100))
+		return refuse(why, "bad_param", "repeat_penalty: over 0, to 100");
+	if (given & GIVEN_MAX_TOKENS && s->max_tokens == 0)
+		return refuse(why, "bad_param", "max_tokens: at least 1");
+	if (!(given & GIVEN_STOP))
+		return 0;
+	if (s->stops.n > STOP_MAX)
+		return refuse(why, "bad_param", "stop: at most %d", STOP_MAX);
+	for (i = 0; i < s->stops.n; i++)
+		if (s->stops.at[i].n == 0 || s->stops.at[i].n > STOP_BYTES)
+			return refuse(why, "bad_param", "stop: 1 to %d bytes each", STOP_BYTES);
+	return 0;
+}
+
+/* As asked; what was not asked is made to fit the model. */
+struct window window_of(const struct engine *e, const struct request *r)
+{
+	struct window w = e->p.window;
+	uint32_t most = e->n_window_max - 1;
+
+	if (r->given & GIVEN_SINKS)
+		w.n_sink = r->window.n_sink;
+	if (w.n_recent == 0)
+		w.n_recent = 2000;
+	if (r->given & GIVEN_WINDOW)
+		w.n_recent = r->window.n_recent;
+	else if (w.n_sink < most && w.n_recent > most - w.n_sink)
+		w.n_recent = most - w.n_sink;
+	return w;
+}
+
+static bool name_check(const char *s)
+{
+	size_t i;
+
+	for (i = 0; s[i] != '\0'; i++)
+		if (strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", s[i]) == NULL &&
+		    (i == 0 || strchr("._-", s[i]) == NULL))
+			return false;
+	return i > 0 && i <= SESSION_NAME_MAX;
+}
+
+/* ---- create ---- */
+
+static uint64_t any_seed(void)
+{
+	uint64_t seed = 0;
+
+	if (getrandom(&seed, sizeof seed, 0) != (ssize_t)sizeof seed)
+		return (uint64_t)clock_ms();
+	return seed >> 11;             /* exact in any client's number */
+}
+
+/* Tokens of BOS, template and system text: what `pin` makes part of the head. */
+static int pin_count(struct engine *e, const struct request *r, const struct chat_format *chat, size_t *n)
+{
+	struct chat_state s = { 0 };
+	struct ids ids = { 0 };
+	size_t at = 0, cut;
+	int rc = 0;
+
+	while (rc == 0 && at < r->n_system) {
+		cut = apply_cut(r->system + at, r->n_system - at);
+		rc = apply_text(e, chat, &s, ids.n == 0, at == 0, chat != NULL ? ROLE_SYSTEM : ROLE_RAW,
+		                r->system + at, cut, &ids);
+		at += cut;
+	}
+	*n = ids.n;
+	ids_free(&ids);
+	return rc;
+}
+
+static int create_check(struct engine *e, struct request *r, struct session_row *row)
+{
+	const struct chat_format *chat = r->raw ? NULL : model_chat(e->model);
+	size_t i, n_pin = 0, mine = 0;
+	const struct timeline *t;
+	int rc;
+
+	if (r->uid != 0 && r->uid != r->owner)
+		return refuse(&r->why, "not_allowed", "sessions are made under one's own name");
+	if (!name_check(r->name))
+		return refuse(&r->why, "bad_name", "a name is [A-Za-z0-9][A-Za-z0-9._-]{0,63}");
+	if (timeline_find(e, r->owner, r->name) != NULL)
+		return refuse(&r->why, "session_exists", "there is a session %s", r->name);
+	for (i = 0; i < HASH_SIZE; i++)
+		for (t = e->hash[i]; t != NULL; t = t->hash_next)
+			mine += t->row.uid == r->owner;
+	if (mine >= e->p.caps.sessions)
+		return refuse(&r->why, "cap_sessions", "%u sessions are as many as one user may have",
+		              e->p.caps.sessions);
+	if (r->given & GIVEN_SHARE && r->share >= N_SHARE)
+		return refuse(&r->why, "bad_param", "share: none, group-read or group-write");
+	if (r->n_system > 0 && chat != NULL) {
+		struct chat_state s = { 0 };
+		struct ids ids = { 0 };
+
+		rc = chat_enter(chat, e->tokenizer, &s, ROLE_SYSTEM, &ids, &r->why);
+		ids_free(&ids);
+		if (rc != 0)
+			return rc;
+	}
+	if (r->pin && r->n_system > 0) {
+		rc = pin_count(e, r, chat, &n_pin);
+		if (rc != 0)
+			return rc;
+	}
+	row->window = window_of(e, r);
+	if (n_pin > row->window.n_sink) {
+		struct request grown = { .given = r->given | GIVEN_SINKS, .window = r->window };
+
+		if (n_pin >= e->n_window_max)
+			return refuse(&r->why, "window_too_large", "the system prompt has %zu tokens, sinks + window + 1 may be %u",
+			              n_pin, e->n_window_max);
+		grown.window.n_sink = (uint32_t)n_pin;
+		row->window = window_of(e, &grown);
+	}
+	rc = window_check(e, row->window, &r->why);
+	return rc != 0 ? rc : settings_check(&row->settings, GIVEN_SETTINGS, &r->why);
+}
+
+static void create_failed(struct timeline *t, struct request *r, const struct reason *why)
+{
+	struct engine *e = t->engine;
+
+	timeline_unlink(t);
+	answer_refused(e, r, why->name[0] ? why->name : "disk",
+	               "%s", why->name[0] ? why->text : "the session could not be written to disk");
+}
+
+static void created_finish(struct timeline *t, struct request *r)
+{
+	t->creating = false;
+	r->session = t->row.id;
+	r->result = session_value(t);
+	answer(t->engine, r);
+	resident_want(t);
+}
+
+static void system_put(struct call *c, struct store_job *j)
+{
+	struct timeline *t = c->t;
+
+	if (j->rc != 0) {
+		/* Nobody has seen it: it goes again. */
+		call_post(call_new(c->engine, NULL, NULL, NULL), store_job_new(STORE_SESSION_DELETE, t->row.id));
+		create_failed(t, c->r, &j->why);
+		return;
+	}
+	t->n_queued = 1;
+	t->n_queued_bytes = j->order->n_payload;
+	created_finish(t, c->r);
+}
+
+static void created(struct call *c, struct store_job *j)
+{
+	struct timeline *t = c->t;
+	struct request *r = c->r;
+	struct order *o;
+
+	if (j->rc != 0) {
+		create_failed(t, r, &j->why);
+		return;
+	}
+	t->row.id = j->row.id;
+	if (r->n_system == 0) {
+		created_finish(t, r);
+		return;
+	}
+	o = calloc(1, sizeof *o);
+	if (o == NULL)
+		abort();
+	o->session = t->row.id;
+	o->kind = ORDER_APPEND;
+	o->role = t->chat != NULL ? ROLE_SYSTEM : ROLE_RAW;
+	o->settings = t->row.settings;
+	o->payload = r->system;
+	o->n_payload = r->n_system;
+	r->system = NULL;
+	j = store_job_new(STORE_ORDER_PUT, t->row.id);
+	j->order = o;
+	j->durable = true;
+	call_post(call_new(c->engine, t, r, system_put), j);
+}
+
+void verb_create(struct engine *e, struct request *r, struct timeline *none)
+{
+	struct session_row row = { .uid = r->owner, .gid = r->gid, .raw = r->raw, .settings = e->p.settings };
+	struct timeline *t;
+	struct store_job *j;
+
+	(void)none;
+	memcpy(row.name, r->name, sizeof row.name);
+	row.created = row.used = clock_ms();
+	row.fingerprint = model_info(e->model)->fingerprint;
+	snprintf(row.model, sizeof row.model, "%s", model_info(e->model)->name);
+	settings_merge(&row.settings, &r->settings, r->given);
+	if (!(r->given & GIVEN_SEED) && row.settings.sampling.seed == 0)
+		row.settings.sampling.seed = any_seed();
+	if (r->given & GIVEN_SHARE)
+		row.share = r->share;
+	/* A model without a chat format has raw sessions only. */
+	row.raw = r->raw || model_chat(e->model) == NULL;
+	r->rc = store_read_only(e->p.store, &r->why) ? REFUSED : create_check(e, r, &row);
+	if (r->rc != 0) {
+		answer(e, r);
+		return;
+	}
+	t = timeline_new(e, &row);
+	t->creating = true;
+	j = store_job_new(STORE_SESSION_PUT, 0);
+	j->durable = true;
+	j->row = row;
+	call_post(call_new(e, t, r, created), j);
+}
+
+/* ---- list, info ---- */
+
+static int by_name(const void *a, const void *b)
+{
+	const struct timeline *x = *(struct timeline *const *)a, *y = *(struct timeline *const *)b;
+
+	if (x->row.uid != y->row.uid)
+		return x->row.uid < y->row.uid ? -1 : 1;
+	return strcmp(x->row.name, y->row.name);
+}
+
+void verb_list(struct engine *e, struct request *r, struct timeline *none)
+{
+	struct timeline **all = calloc(e->n_session + 1, sizeof *all), *t;
+	struct value *list = value_list();
+	size_t i, n = 0;
+
+	(void)none;
+	if (all == NULL)
+		abort();
+	for (i = 0; i < HASH_SIZE; i++)
+		for (t = e->hash[i]; t != NULL; t = t->hash_next)
+			if (!t->creating && !t->deleting && may(r, t, ACCESS_READ))
+				all[n++] = t;
+	qsort(all, n, sizeof *all, by_name);
+	for (i = 0; i < n; i++)
+		value_push(list, session_value(all[i]));
+	free(all);
+	r->result = value_map();
+	value_put(r->result, "sessions", list);
+	answer(e, r);
+}
+
+/* ---- set, rename ---- */
+
+static void take_name(struct timeline *t, const char *name)
+{
+	link_out(t);
+	snprintf(t->row.name, sizeof t->row.name, "%s", name);
+	link_in(t);
+}
+
+static void changed_row(struct call *c, struct store_job *j)
+{
+	struct timeline *t = c->t;
+	struct request *r = c->r;
+
+	if (t->deleting || t->gone) {
+		answer_refused(c->engine, r, "no_session", "the session has been deleted");
+		return;
+	}
+	if (j->rc != 0) {
+		if (c->name[0] != '\0')
+			take_name(t, c->name);
+		answer_refused(c->engine, r, j->why.name[0] ? j->why.name : "disk",
+		               "%s", j->why.name[0] ? j->why.text : "the change could not be written to disk");
+		return;
+	}
+	r->result = session_value(t);
+	answer(c->engine, r);
+	resident_want(t);
+}
+
+/* t->row has been changed already, so that the next change builds on this one;
+ * old_name: taken again when the store refuses. */
+static void change_row(struct engine *e, struct request *r, struct timeline *t, const char *old_name)
+{
+	struct store_job *j = store_job_new(STORE_SESSION_PUT, t->row.id);
+	struct call *c = call_new(e, t, r, changed_row);
+
+	j->durable = true;
+	j->row = t->row;
+	if (old_name != NULL)
+		snprintf(c->name, sizeof c->name, "%s", old_name);
+	call_post(c, j);
+}
+
+static int set_check(const struct request *r, const struct timeline *t)
+{
+	struct reason *why = &((struct request *)r)->why;
+
+	if (r->given & (GIVEN_SINKS | GIVEN_WINDOW))
+		return refuse(why, "bad_param", "the window of a session is fixed when it is made");
+	if (r->given & GIVEN_SHARE && r->share >= N_SHARE)
+		return refuse(why, "bad_param", "share: none, group-read or group-write");
+	if (r->given & GIVEN_MODEL && t->changed)
+		return refuse(why, "not_finished", "a session cannot be rebuilt with another model yet");
+	return settings_check(&r->settings, r->given, why);
+}
+
+void verb_set(struct engine *e, struct request *r, struct timeline *t)
+{
+	r->rc = store_read_only(e->p.store, &r->why) ? REFUSED : set_check(r, t);
+	if (r->rc != 0) {
+		answer(e, r);
+		return;
+	}
+	settings_merge(&t->row.settings, &r->settings, r->given);
+	if (r->given & GIVEN_SHARE)
+		t->row.share = r->share;
+	/* Rebuilt with the loaded model: one that was set aside gets another chance. */
+	if (r->given & GIVEN_MODEL)
+		t->row.n_kill = 0;
+	change_row(e, r, t, NULL);
+}
+
+void verb_rename(struct engine *e, struct request *r, struct timeline *t)
+{
+	char old[SESSION_NAME_MAX + 1];
+
+	if (store_read_only(e->p.store, &r->why)) {
+		r->rc = REFUSED;
+		answer(e, r);
+	} else if (!name_check(r->new_name)) {
+		answer_refused(e, r, "bad_name", "a name is [A-Za-z0-9][A-Za-z0-9._-]{0,63}");
+	} else if (timeline_find(e, t->row.uid, r->new_name) != NULL) {
+		answer_refused(e, r, "session_exists", "there is a session %s", r->new_name);
+	} else {
+		memcpy(old, t->row.name, sizeof old);
+		take_name(t, r->new_name);
+		change_row(e, r, t, old);
+	}
+}
+
+/* ---- delete ---- */
+
+static void deleted(struct call *c, struct store_job *j)
+{
+	struct engine *e = c->engine;
+	struct timeline *t = c->t;
+	struct published *p;
+
+	if (j->rc != 0) {
+		t->deleting = false;
+		resident_want(t);
+		answer_refused(e, c->r, j->why.name[0] ? j->why.name : "disk",
+		               "%s", j->why.name[0] ? j->why.text : "the session could not be removed from disk");
+		return;
+	}
+	p = calloc(1, sizeof *p);
+	if (p == NULL)
+		abort();
+	p->event.session = t->row.id;
+	p->event.kind = EVENT_STATE;
+	p->event.state = "deleted";
+	p->event.time = clock_ms();
+	p->event.position = t->row.n_token;
+	p->event.progress = 1;
+	p->deleted = true;
+	memcpy(p->name, t->row.name, sizeof p->name);
+	p->owner = t->row.uid;
+	p->letter.open = e->p.on_published;
+	mailbox_post(e->p.serve, &p->letter);
+	timeline_unlink(t);
+	c->r->result = value_map();
+	answer(e, c->r);
+}
+
+void verb_delete(struct engine *e, struct request *r, struct timeline *t)
+{
+	struct store_job *j;
+
+	if (store_read_only(e->p.store, &r->why)) {
+		r->rc = REFUSED;
+		answer(e, r);
+		return;
+	}
+	t->deleting = true;
+	waiters_refuse(t, "no_session", "the session has been deleted");
+	if (t->state != TIMELINE_ASLEEP)
+		resident_leave(t, false);
+	j = store_job_new(STORE_SESSION_DELETE, t->row.id);
+	j->durable = true;
+	call_post(call_new(e, t, r, deleted), j);
+}
