@@ -104,6 +104,14 @@ struct event *timeline_log(struct timeline *t, enum event_kind kind, enum role r
 	return ev;
 }
 
+void published_free(struct published *p)
+{
+	if (p == NULL)
+		return;
+	event_free(&p->event);
+	free(p);
+}
+
 static void publish(struct timeline *t, const struct event *ev)
 {
 	struct engine *e = t->engine;
