@@ -1,0 +1,62 @@
+/* What tests of the engine share: a store and an engine over a tiny real model, a
+ * mailbox in the place of serve, questions that wait for their answer, and every
+ * event as it was published. */
+#ifndef TESTS_UNIT_ENGINE_DESK_H
+#define TESTS_UNIT_ENGINE_DESK_H
+
+#include "daemon/session/engine.h"
+
+struct seen {                          /* a published event */
+	struct event event;
+	bool deleted;
+};
+
+struct desk {
+	char dir[64];
+	struct engine_params p;
+	struct store *store;
+	struct engine *engine;
+	struct mailbox *box;
+	struct seen *seen;
+	size_t n_seen, room_seen;
+	int status;                    /* of the last engine_status */
+	struct reason failed;
+	struct request *back[64];      /* answers nobody has taken yet */
+	size_t n_back;
+};
+
+void desk_new(struct desk *d);                 /* a new directory, usual parameters */
+void desk_start(struct desk *d);               /* returns when the engine is ready */
+void desk_stop(struct desk *d);
+void desk_remove(struct desk *d);              /* stopped; the directory and all in it */
+/* The state directory as a SIGKILL would leave it now: to's, not started. */
+void desk_crash(const struct desk *d, struct desk *to);
+void desk_drop_checkpoints(const struct desk *d);
+bool desk_has_checkpoint(const struct desk *d);
+
+/* Takes letters until done(ctx) says so. */
+void desk_until(struct desk *d, bool (*done)(struct desk *d, void *ctx), void *ctx);
+void desk_post(struct desk *d, struct request *r);
+/* The answer; the caller frees it. */
+struct request *desk_ask(struct desk *d, struct request *r);
+struct request *desk_answer(struct desk *d, struct request *r);        /* one posted before */
+
+/* Requests as uid 1000. */
+struct request *ask_new(enum verb verb, const char *session);
+void ask_text(struct request *r, const char *text);
+uint64_t number(const struct request *r, const char *key);             /* of the result; asserts */
+const char *word(const struct request *r, const char *key);
+
+/* Usual steps, each asserting that it was done. */
+void desk_create(struct desk *d, const char *name, bool raw, uint64_t seed, float temperature);
+uint64_t desk_order(struct desk *d, enum verb verb, const char *name, const char *text, uint32_t max_tokens);
+void desk_append_ids(struct desk *d, const char *name, const int32_t *ids, size_t n);
+void desk_turn_end(struct desk *d, uint64_t order);                    /* waits for it */
+uint8_t desk_reason(const struct desk *d, uint64_t order);
+/* Text of an answer as published so far; the caller frees it. */
+char *desk_text(const struct desk *d, uint64_t order, size_t *n);
+/* The same from the log, through READ. */
+char *desk_log(struct desk *d, const char *name);
+uint64_t desk_stat(struct desk *d, const char *key);
+
+#endif

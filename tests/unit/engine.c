@@ -1,0 +1,710 @@
+/*
+ * The engine with a real store and a tiny real model: what a session says must
+ * not depend on restarts, lost checkpoints, other sessions, slots or jumps.
+ */
+#include "tests/unit/engine-desk.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "daemon/base/utf8.h"
+
+static void delete_session(struct desk *d, const char *name)
+{
+	struct request *r = desk_ask(d, ask_new(VERB_DELETE, name));
+
+	assert_int_equal(r->rc, 0);
+	request_free(r);
+}
+
+static void refused(struct desk *d, struct request *r, const char *name)
+{
+	desk_ask(d, r);
+	assert_int_equal(r->rc, REFUSED);
+	assert_string_equal(r->why.name, name);
+	request_free(r);
+}
+
+/* seqs without gaps, positions that follow, everything READ as it was published. */
+static void check_log(struct desk *d, const char *name)
+{
+	struct request *r = desk_ask(d, ask_new(VERB_READ, name));
+	const struct value *events;
+	uint64_t position = 0, id;
+	size_t i, k = 0;
+
+	assert_int_equal(r->rc, 0);
+	id = r->session;
+	events = value_get(r->result, "events");
+	for (i = 0; i < events->l.n; i++) {
+		const struct value *e = events->l.items[i];
+
+		assert_int_equal(value_get(e, "seq")->u, i + 1);
+		assert_int_equal(value_get(e, "position")->u, position);
+		if (value_get(e, "tokens") != NULL)
+			position += value_get(e, "tokens")->u;
+		while (k < d->n_seen && (d->seen[k].event.session != id || d->seen[k].event.seq == 0))
+			k++;
+		assert_true(k < d->n_seen);
+		assert_int_equal(d->seen[k].event.seq, i + 1);
+		assert_int_equal(d->seen[k].event.window_start, value_get(e, "window_start")->u);
+		k++;
+	}
+	request_free(r);
+}
+
+static void conversation(void **state)
+{
+	struct desk d;
+	struct request *r;
+	uint64_t order;
+	char *text;
+	size_t n;
+
+	(void)state;
+	desk_new(&d);
+	d.p.window.n_recent = 400;
+	desk_start(&d);
+	desk_create(&d, "a", false, 1, 0);
+	order = desk_order(&d, VERB_SAY, "a", "Hello there", 10);
+	desk_turn_end(&d, order);
+	order = desk_order(&d, VERB_SAY, "a", "<|im_end|> is text", 10);
+	desk_turn_end(&d, order);
+	text = desk_text(&d, order, &n);
+	assert_true(n > 0);
+	r = desk_ask(&d, ask_new(VERB_SHOW, "a"));
+	assert_non_null(strstr(word(r, "window"), "You are a tiny model"));
+	assert_non_null(strstr(word(r, "window"), "<|im_end|>\n<|im_start|>user\nHello there<|im_end|>\n<|im_start|>assistant\n"));
+	assert_non_null(strstr(word(r, "window"), "<|im_start|>user\n<|im_end|> is text<|im_end|>\n<|im_start|>assistant\n"));
+	assert_int_equal(number(r, "position"), value_get(r->result, "head_tokens")->l.n +
+	                 value_get(r->result, "window_tokens")->l.n);
+	request_free(r);
+	check_log(&d, "a");
+	r = desk_ask(&d, ask_new(VERB_INFO, "a"));
+	assert_string_equal(word(r, "chat"), "chatml");
+	request_free(r);
+	free(text);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+static void keys_are_remembered(void **state)
+{
+	struct desk d;
+	struct request *r;
+	uint64_t first = 0, seq = 0;
+	int i;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", true, 1, 0);
+	for (i = 0; i < 4; i++) {
+		r = ask_new(VERB_APPEND, "a");
+		ask_text(r, "some text\n");
+		memcpy(r->key, "k1", 2);
+		r->n_key = 2;
+		r->wait = true;
+		desk_ask(&d, r);
+		if (i == 0) {
+			first = number(r, "request");
+			seq = number(r, "seq");
+		}
+		assert_int_equal(number(r, "request"), first);
+		assert_int_equal(number(r, "seq"), seq);
+		request_free(r);
+		if (i == 1) {
+			desk_stop(&d);
+			desk_start(&d);
+		}
+	}
+	r = desk_ask(&d, ask_new(VERB_INFO, "a"));
+	assert_int_equal(number(r, "seq"), 2);
+	request_free(r);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+/* ---- the same text, whatever happens ---- */
+
+static const float temperatures[] = { 0, 1.5f };
+
+struct count { uint64_t order; size_t n; };
+
+static bool has_text(struct desk *d, void *ctx)
+{
+	struct count *c = ctx;
+	size_t i, n = 0;
+
+	for (i = 0; i < d->n_seen; i++)
+		n += d->seen[i].event.kind == EVENT_TEXT && d->seen[i].event.order == c->order &&
+		     d->seen[i].event.role == ROLE_ASSISTANT;
+	return n >= c->n;
+}
+
+static void restart_in_the_middle(void **state)
+{
+	char *alone, *after;
+	struct count c;
+	struct desk d, copy;
+	uint64_t order;
+	int i, how;
+
+	(void)state;
+	for (i = 0; i < 2; i++) {
+		desk_new(&d);
+		desk_start(&d);
+		desk_create(&d, "a", false, 42, temperatures[i]);
+		order = desk_order(&d, VERB_SAY, "a", "Tell me a long story.", 300);
+		c = (struct count){ order, 60 };
+		desk_until(&d, has_text, &c);
+		/* Twice: as a SIGKILL leaves it, with and without a checkpoint. */
+		for (how = 0; how < 2; how++) {
+			desk_crash(&d, &copy);
+			if (how == 1)
+				desk_drop_checkpoints(&copy);
+			desk_start(&copy);
+			desk_turn_end(&copy, order);
+			after = desk_log(&copy, "a");
+			desk_turn_end(&d, order);
+			alone = desk_log(&d, "a");
+			assert_string_equal(after, alone);
+			desk_stop(&copy);
+			desk_remove(&copy);
+			free(after);
+			free(alone);
+		}
+		desk_stop(&d);
+		desk_remove(&d);
+	}
+}
+
+static void stop_and_start(void **state)
+{
+	char *alone, *after;
+	struct count c;
+	struct desk d;
+	uint64_t order;
+	int times;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "alone", false, 42, 1);
+	order = desk_order(&d, VERB_SAY, "alone", "Tell me.", 200);
+	desk_turn_end(&d, order);
+	alone = desk_log(&d, "alone");
+	desk_create(&d, "a", false, 42, 1);
+	order = desk_order(&d, VERB_SAY, "a", "Tell me.", 200);
+	for (times = 0; times < 4; times++) {
+		c = (struct count){ order, 3 };
+		desk_until(&d, has_text, &c);
+		desk_stop(&d);
+		assert_true(desk_has_checkpoint(&d));
+		if (times % 2 == 1)
+			desk_drop_checkpoints(&d);
+		desk_start(&d);
+	}
+	desk_turn_end(&d, order);
+	after = desk_log(&d, "a");
+	assert_string_equal(after, alone);
+	free(after);
+	free(alone);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+static void many_at_once(void **state)
+{
+	uint64_t orders[6];
+	char *logs[6][2], name[8];
+	struct desk d;
+	int i, slots;
+
+	(void)state;
+	for (slots = 4; slots >= 1; slots -= 3) {
+		desk_new(&d);
+		d.p.n_slot = (uint32_t)slots;          /* fewer than sessions */
+		desk_start(&d);
+		for (i = 0; i < 6; i++) {
+			snprintf(name, sizeof name, "s%d", i);
+			desk_create(&d, name, false, (uint64_t)i, 1);
+		}
+		for (i = 0; i < 6; i++) {              /* each alone */
+			snprintf(name, sizeof name, "s%d", i);
+			desk_turn_end(&d, desk_order(&d, VERB_SAY, name, "One, two, three.", 50));
+			logs[i][0] = desk_log(&d, name);
+			delete_session(&d, name);
+			desk_create(&d, name, false, (uint64_t)i, 1);
+		}
+		for (i = 0; i < 6; i++) {              /* all together */
+			snprintf(name, sizeof name, "s%d", i);
+			orders[i] = desk_order(&d, VERB_SAY, name, "One, two, three.", 50);
+		}
+		for (i = 0; i < 6; i++)
+			desk_turn_end(&d, orders[i]);
+		for (i = 0; i < 6; i++) {
+			snprintf(name, sizeof name, "s%d", i);
+			logs[i][1] = desk_log(&d, name);
+			assert_string_equal(logs[i][1], logs[i][0]);
+			free(logs[i][0]);
+			free(logs[i][1]);
+		}
+		if (slots == 1)
+			assert_true(desk_stat(&d, "slots_evicted") >= 11);
+		desk_stop(&d);
+		desk_remove(&d);
+	}
+}
+
+static void catch_up_is_exact(void **state)
+{
+	enum { N = 3000 };
+	struct desk d;
+	uint64_t order, skipped;
+	char *text[2];
+	size_t i, n, which;
+	int32_t *ids = malloc(N * sizeof *ids);
+
+	(void)state;
+	assert_non_null(ids);
+	for (i = 0; i < N; i++)
+		ids[i] = (int32_t)(3 + (i * i * 7 + i * 31) % 400);
+	desk_new(&d);
+	desk_start(&d);
+	for (which = 0; which < 2; which++) {
+		const char *name = which == 0 ? "slow" : "fast";
+		size_t step = which == 0 ? 40 : N;
+
+		desk_create(&d, name, true, 5, 1);
+		skipped = desk_stat(&d, "skipped_tokens");
+		for (i = 0; i < N; i += step)
+			desk_append_ids(&d, name, ids + i, step);
+		order = desk_order(&d, VERB_GENERATE, name, NULL, 100);
+		desk_turn_end(&d, order);
+		text[which] = desk_text(&d, order, &n);
+		skipped = desk_stat(&d, "skipped_tokens") - skipped;
+		/* 3 layers x 28 + 1, the head, and what was computed while it came */
+		if (which == 0)
+			assert_int_equal(skipped, 0);
+		else
+			assert_true(skipped > N / 2);
+	}
+	assert_string_equal(text[0], text[1]);
+	free(text[0]);
+	free(text[1]);
+	free(ids);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+/* ---- ending an answer ---- */
+
+static void stop_strings(void **state)
+{
+	char *whole, *cut, *at, stop[16];
+	struct request *r;
+	struct desk d;
+	uint64_t order;
+	size_t n, n_cut, from, len;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", true, 3, 1);
+	desk_append_ids(&d, "a", (int32_t[]){ 100, 200, 300 }, 3);
+	order = desk_order(&d, VERB_GENERATE, "a", NULL, 60);
+	desk_turn_end(&d, order);
+	whole = desk_text(&d, order, &n);
+	assert_true(n > 40);
+	for (from = 0; from + 12 < n; from += 9) {
+		len = 2 + from % 9;
+		memcpy(stop, whole + from, len);
+		at = memmem(whole, n, stop, len);
+		delete_session(&d, "a");
+		desk_create(&d, "a", true, 3, 1);
+		desk_append_ids(&d, "a", (int32_t[]){ 100, 200, 300 }, 3);
+		r = ask_new(VERB_GENERATE, "a");
+		r->given = GIVEN_STOP | GIVEN_MAX_TOKENS;
+		r->settings.max_tokens = 60;
+		r->settings.stops.n = 2;
+		memcpy(r->settings.stops.at[0].data, "no such text in it at all", 25);
+		r->settings.stops.at[0].n = 25;
+		memcpy(r->settings.stops.at[1].data, stop, len);
+		r->settings.stops.at[1].n = (uint32_t)len;
+		order = number(desk_ask(&d, r), "request");
+		request_free(r);
+		desk_turn_end(&d, order);
+		assert_int_equal(desk_reason(&d, order), TURN_STOP);
+		cut = desk_text(&d, order, &n_cut);
+		assert_int_equal(n_cut, at - whole);
+		assert_memory_equal(cut, whole, n_cut);
+		free(cut);
+		check_log(&d, "a");
+	}
+	free(whole);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+static void whole_characters(void **state)
+{
+	struct desk d;
+	uint64_t order, n_split = 0;
+	size_t i;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", true, 11, 3);
+	desk_append_ids(&d, "a", (int32_t[]){ 100, 200 }, 2);
+	order = desk_order(&d, VERB_GENERATE, "a", NULL, 2000);
+	desk_turn_end(&d, order);
+	for (i = 0; i < d.n_seen; i++) {
+		const struct event *e = &d.seen[i].event;
+		bool last = i + 1 < d.n_seen && d.seen[i + 1].event.kind == EVENT_TURN;
+
+		if (e->kind != EVENT_TEXT || e->order != order || last)
+			continue;
+		assert_int_equal(utf8_complete_prefix(e->text, e->n_text), e->n_text);
+		n_split += e->ids.n > 1;
+	}
+	assert_true(n_split > 0);      /* some were held back */
+	check_log(&d, "a");
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+static void cancelling(void **state)
+{
+	struct request *r;
+	struct count c;
+	struct desk d;
+	uint64_t order, queued;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", false, 42, 1);
+	r = desk_ask(&d, ask_new(VERB_CANCEL, "a"));
+	assert_false(number(r, "cancelled"));
+	request_free(r);
+	order = desk_order(&d, VERB_SAY, "a", "Tell me.", 1000000);
+	c = (struct count){ order, 5 };
+	desk_until(&d, has_text, &c);
+	queued = desk_order(&d, VERB_SAY, "a", "And?", 5);
+	r = desk_ask(&d, ask_new(VERB_CANCEL, "a"));
+	assert_true(number(r, "cancelled"));
+	request_free(r);
+	assert_int_equal(desk_reason(&d, order), TURN_CANCELLED);
+	desk_turn_end(&d, queued);
+	assert_int_not_equal(desk_reason(&d, queued), TURN_CANCELLED);
+	check_log(&d, "a");
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+static void peers_leave(void **state)
+{
+	struct request *r;
+	struct desk d;
+	uint64_t bound, queued, free_one;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", false, 42, 1);
+	r = ask_new(VERB_SAY, "a");
+	ask_text(r, "Tell me.");
+	r->given |= GIVEN_MAX_TOKENS;
+	r->settings.max_tokens = 1000000;
+	r->until_disconnect = true;
+	bound = number(desk_ask(&d, r), "request");
+	request_free(r);
+	r = ask_new(VERB_SAY, "a");
+	ask_text(r, "Tell me too.");
+	r->until_disconnect = true;
+	queued = number(desk_ask(&d, r), "request");
+	request_free(r);
+	free_one = desk_order(&d, VERB_SAY, "a", "And me.", 5);
+	r = ask_new(VERB_PEER_GONE, "");
+	desk_post(&d, r);
+	desk_turn_end(&d, bound);
+	desk_turn_end(&d, queued);
+	desk_turn_end(&d, free_one);
+	assert_int_equal(desk_reason(&d, bound), TURN_CANCELLED);
+	assert_int_equal(desk_reason(&d, queued), TURN_CANCELLED);
+	assert_int_not_equal(desk_reason(&d, free_one), TURN_CANCELLED);
+	check_log(&d, "a");
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+/* ---- who may, and how much ---- */
+
+static void caps(void **state)
+{
+	struct request *r;
+	struct desk d;
+	char big[5000];
+
+	(void)state;
+	desk_new(&d);
+	d.p.caps = (struct engine_caps){ .sessions = 2, .queued_bytes = 4000, .stored_bytes = 1u << 20 };
+	desk_start(&d);
+	desk_create(&d, "a", true, 1, 0);
+	desk_create(&d, "b", true, 1, 0);
+	refused(&d, ask_new(VERB_CREATE, "c"), "cap_sessions");
+	refused(&d, ask_new(VERB_CREATE, "a"), "session_exists");
+	r = ask_new(VERB_CREATE, "a");
+	r->uid = r->owner = 1001;
+	desk_ask(&d, r);
+	assert_int_equal(r->rc, 0);            /* another's name, another's cap */
+	request_free(r);
+	memset(big, 'x', sizeof big - 1);
+	big[sizeof big - 1] = '\0';
+	r = ask_new(VERB_APPEND, "a");
+	ask_text(r, big);
+	refused(&d, r, "cap_queued");
+	r = ask_new(VERB_CREATE, "big");
+	r->uid = r->owner = 1002;
+	r->given = GIVEN_WINDOW;
+	r->window.n_recent = 1020;
+	refused(&d, r, "window_too_large");
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+static struct request *as(struct request *r, uid_t uid, gid_t gid)
+{
+	r->uid = uid;
+	r->gid = gid;
+	return r;
+}
+
+static void access_rules(void **state)
+{
+	struct request *r;
+	struct desk d;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", true, 1, 0);
+	refused(&d, as(ask_new(VERB_INFO, "a"), 1001, 1000), "no_session");
+	refused(&d, as(ask_new(VERB_DELETE, "a"), 1001, 1000), "no_session");
+	r = ask_new(VERB_SET, "a");
+	r->given = GIVEN_SHARE;
+	r->share = SHARE_GROUP_READ;
+	desk_ask(&d, r);
+	assert_int_equal(r->rc, 0);
+	request_free(r);
+	r = desk_ask(&d, as(ask_new(VERB_INFO, "a"), 1001, 1000));
+	assert_string_equal(word(r, "share"), "group-read");
+	request_free(r);
+	r = as(ask_new(VERB_APPEND, "a"), 1001, 1000);
+	ask_text(r, "x");
+	refused(&d, r, "not_allowed");
+	refused(&d, as(ask_new(VERB_DELETE, "a"), 1001, 1000), "not_allowed");
+	refused(&d, as(ask_new(VERB_INFO, "a"), 1001, 1001), "no_session");
+	r = ask_new(VERB_RENAME, "a");
+	strcpy(r->new_name, "b");
+	desk_ask(&d, r);
+	assert_string_equal(word(r, "session"), "b");
+	request_free(r);
+	refused(&d, ask_new(VERB_INFO, "a"), "no_session");
+	r = desk_ask(&d, as(ask_new(VERB_LIST, ""), 1001, 1000));
+	assert_int_equal(value_get(r->result, "sessions")->l.n, 1);
+	request_free(r);
+	r = desk_ask(&d, as(ask_new(VERB_LIST, ""), 1001, 5));
+	assert_int_equal(value_get(r->result, "sessions")->l.n, 0);
+	request_free(r);
+	r = as(ask_new(VERB_INFO, "b"), 0, 0);
+	desk_ask(&d, r);
+	assert_int_equal(r->rc, 0);
+	request_free(r);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+static void mistakes(void **state)
+{
+	struct request *r;
+	struct desk d;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", false, 1, 0);
+	desk_create(&d, "raw", true, 1, 0);
+	refused(&d, ask_new(VERB_APPEND, "a"), "bad_param");
+	refused(&d, ask_new(VERB_CREATE, ".a"), "bad_name");
+	r = ask_new(VERB_APPEND, "raw");
+	ask_text(r, "x");
+	r->given |= GIVEN_ROLE;
+	r->role = ROLE_USER;
+	refused(&d, r, "role_unknown");
+	r = ask_new(VERB_APPEND, "a");
+	r->given = GIVEN_TOKENS;
+	ids_push(&r->tokens, 419);
+	refused(&d, r, "bad_param");
+	r = ask_new(VERB_GENERATE, "a");
+	r->given = GIVEN_TOP_P;
+	r->settings.sampling.top_p = 2;
+	refused(&d, r, "bad_param");
+	r = ask_new(VERB_GENERATE, "a");
+	r->given = GIVEN_MAX_TOKENS;
+	refused(&d, r, "bad_param");
+	refused(&d, ask_new(VERB_GENERATE, "none"), "no_session");
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+/* ---- the rest ---- */
+
+static void deleting(void **state)
+{
+	struct count c;
+	struct desk d;
+	uint64_t order;
+	size_t i;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", false, 1, 1);
+	order = desk_order(&d, VERB_SAY, "a", "Tell me.", 1000000);
+	c = (struct count){ order, 5 };
+	desk_until(&d, has_text, &c);
+	delete_session(&d, "a");
+	for (i = 0; i < d.n_seen && !d.seen[i].deleted; i++)
+		;
+	assert_int_equal(i, d.n_seen - 1);
+	refused(&d, ask_new(VERB_INFO, "a"), "no_session");
+	desk_create(&d, "a", false, 1, 1);
+	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "Again.", 5));
+	desk_stop(&d);
+	assert_true(desk_has_checkpoint(&d));
+	desk_remove(&d);
+}
+
+static void pinned_system(void **state)
+{
+	struct request *r;
+	struct desk d;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	r = ask_new(VERB_CREATE, "a");
+	r->pin = true;
+	r->system = strdup("Never forget this.");
+	r->n_system = strlen(r->system);
+	desk_ask(&d, r);
+	assert_true(number(r, "sinks") > 8);
+	request_free(r);
+	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "One two three four five six seven eight nine ten.", 60));
+	r = desk_ask(&d, ask_new(VERB_SHOW, "a"));
+	assert_string_equal(word(r, "head"), "<|im_start|>system\nNever forget this.");
+	assert_true(number(r, "forgotten") > 0);
+	request_free(r);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+static void scoring(void **state)
+{
+	struct request *r, *other;
+	struct desk d;
+	double nll[4];
+	int i;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", false, 1, 1);
+	other = ask_new(VERB_SAY, "a");        /* goes on meanwhile */
+	ask_text(other, "Tell me.");
+	other->wait = true;
+	desk_post(&d, other);
+	for (i = 0; i < 4; i++) {
+		r = ask_new(VERB_SCORE, "");
+		ask_text(r, "It is a truth universally acknowledged, that a single man in possession of a good "
+		         "fortune, must be in want of a wife. However little known the feelings or views.");
+		r->given |= GIVEN_SINKS | GIVEN_WINDOW;
+		r->window = (struct window){ .n_sink = 2, .n_recent = 20 };
+		r->chunk = (uint32_t[]){ 1, 7, 64, 256 }[i];
+		r->per_token = true;
+		desk_ask(&d, r);
+		assert_true(number(r, "tokens") > 60);
+		assert_int_equal(value_get(r->result, "per_token")->l.n, number(r, "tokens") - 1);
+		nll[i] = value_get(r->result, "nll")->d;
+		assert_true(nll[i] == nll[0]);
+		request_free(r);
+	}
+	number(desk_answer(&d, other), "seq");
+	request_free(other);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+static void damaged_checkpoint(void **state)
+{
+	char command[256], *alone, *after;
+	struct desk d;
+	uint64_t order;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", false, 9, 1);
+	desk_create(&d, "b", false, 9, 1);
+	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "Tell me.", 50));
+	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "More.", 50));
+	alone = desk_log(&d, "a");
+	desk_turn_end(&d, desk_order(&d, VERB_SAY, "b", "Tell me.", 50));
+	desk_stop(&d);
+	snprintf(command, sizeof command, "for f in '%s'/checkpoint/*; do printf x | dd of=\"$f\" bs=1 seek=2000 "
+	         "conv=notrunc status=none; done", d.dir);
+	assert_int_equal(system(command), 0);
+	desk_start(&d);
+	order = desk_order(&d, VERB_SAY, "b", "More.", 50);
+	desk_turn_end(&d, order);
+	assert_int_equal(desk_stat(&d, "checkpoints_refused"), 1);
+	assert_int_equal(desk_stat(&d, "rebuilt_sessions"), 1);
+	after = desk_log(&d, "b");
+	assert_string_equal(after, alone);
+	free(alone);
+	free(after);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(conversation),
+		cmocka_unit_test(keys_are_remembered),
+		cmocka_unit_test(restart_in_the_middle),
+		cmocka_unit_test(stop_and_start),
+		cmocka_unit_test(many_at_once),
+		cmocka_unit_test(catch_up_is_exact),
+		cmocka_unit_test(stop_strings),
+		cmocka_unit_test(whole_characters),
+		cmocka_unit_test(cancelling),
+		cmocka_unit_test(peers_leave),
+		cmocka_unit_test(caps),
+		cmocka_unit_test(access_rules),
+		cmocka_unit_test(mistakes),
+		cmocka_unit_test(deleting),
+		cmocka_unit_test(pinned_system),
+		cmocka_unit_test(scoring),
+		cmocka_unit_test(damaged_checkpoint),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
