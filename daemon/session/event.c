@@ -26,7 +26,7 @@ const char *const turn_reason_names[] = {
 };
 #define N_TURN_REASON (sizeof turn_reason_names / sizeof *turn_reason_names)
 
-void event_free(struct event *e)
+void event_clear(struct event *e)
 {
 	if (e == NULL)
 		return;

@@ -49,7 +49,7 @@ struct event {
 	double progress;       /* STATE: 0 .. 1 */
 };
 
-void event_free(struct event *e);                       /* what it owns, not e itself */
+void event_clear(struct event *e);                      /* what it owns, not e itself (libevent has an event_free) */
 int event_copy(struct event *to, const struct event *from);
 /* XXH3-64 of (previous chain value, session, seq, payload). */
 uint64_t event_chain(uint64_t previous, const struct event *e);

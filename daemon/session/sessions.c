@@ -96,7 +96,7 @@ void timeline_free(struct timeline *t)
 		free(b);
 	}
 	for (i = 0; i < t->n_out; i++)
-		event_free(&t->out[i]);
+		event_clear(&t->out[i]);
 	free(t->out);
 	order_free(t->cur);
 	held_free(&t->held);

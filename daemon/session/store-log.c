@@ -19,7 +19,7 @@
 
 /* ---- appending ---- */
 
-static int entry_insert(struct store *s, const struct event *e, uint64_t chain, struct reason *why)
+int entry_insert(struct store *s, const struct event *e, uint64_t chain, struct reason *why)
 {
 	sqlite3_stmt *q = db_statement(s, SQL_LOG_INSERT, why);
 	int i = 1;
@@ -159,7 +159,7 @@ static int entry_read(sqlite3_stmt *q, uint64_t session, struct event *e, uint64
 	e->n_text = (size_t)sqlite3_column_bytes(q, i);
 	e->text = malloc(e->n_text + 1);
 	if (e->ids.data == NULL || e->text == NULL) {
-		event_free(e);
+		event_clear(e);
 		return ERROR(-ENOMEM);
 	}
 	if (n > 0)
@@ -246,7 +246,7 @@ int walk_next(struct walk *w, struct event *e, bool *row, struct reason *why)
 	         e->kind < EVENT_TEXT || e->kind > EVENT_APPLIED)
 		rc = track_damaged(t, why, "log entry %" PRIu64 " does not verify", w->seq);
 	if (rc != 0) {
-		event_free(e);
+		event_clear(e);
 		return rc;
 	}
 	e->forgotten = e->window_start > t->n_sink ? e->window_start - t->n_sink : 0;
@@ -273,7 +273,7 @@ int log_verify_tail(struct store *s, struct track *t, uint64_t n, struct reason 
 	rc = walk_begin(&w, s, t, t->n_seq > n ? t->n_seq - n + 1 : 1, why);
 	while (rc == 0 && (rc = walk_next(&w, &e, &row, why)) == 0 && row) {
 		position = e.position + e.ids.n;
-		event_free(&e);
+		event_clear(&e);
 	}
 	walk_end(&w);
 	if (rc == 0 && position != t->n_token)
@@ -286,7 +286,7 @@ static void events_free(struct store_job *j)
 	size_t i;
 
 	for (i = 0; i < j->n_event; i++)
-		event_free(&j->events[i]);
+		event_clear(&j->events[i]);
 	free(j->events);
 	j->events = NULL;
 	j->n_event = 0;
@@ -324,7 +324,7 @@ int run_read(struct store *s, struct store_job *j)
 	while (rc == 0 && j->n_event < most && (rc = walk_next(&w, &e, &row, &j->why)) == 0 && row) {
 		bytes += event_cost(&e);
 		if (j->n_event > 0 && bytes > most_bytes) {
-			event_free(&e);
+			event_clear(&e);
 			break;
 		}
 		events_push(j, &room, &e);
@@ -391,7 +391,7 @@ int run_tokens(struct store *s, struct store_job *j)
 			take_ids(&j->ids, &e, j->from, to);
 		else
 			rc = track_damaged(t, &j->why, "the positions of log entry %" PRIu64 " do not follow", e.seq);
-		event_free(&e);
+		event_clear(&e);
 	}
 	walk_end(&w);
 	if (rc == 0 && j->from + j->ids.n != to)

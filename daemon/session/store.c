@@ -46,7 +46,7 @@ void store_job_free(struct store_job *j)
 		return;
 	order_free(j->order);
 	for (i = 0; i < j->n_event; i++)
-		event_free(&j->events[i]);
+		event_clear(&j->events[i]);
 	free(j->events);
 	checkpoint_free(j->checkpoint);
 	ids_free(&j->ids);
@@ -379,6 +379,7 @@ int store_open(struct store **out, const struct store_params *p, struct reason *
 	if (why == NULL)
 		why = &here;
 	memset(why, 0, sizeof *why);
+	s->database = "sinkd.db";
 	s->disk = p->disk != NULL ? p->disk : &disk_real;
 	s->waiting_last = &s->waiting;
 	s->redo_last = &s->redo;

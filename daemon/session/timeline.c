@@ -108,7 +108,7 @@ void published_free(struct published *p)
 {
 	if (p == NULL)
 		return;
-	event_free(&p->event);
+	event_clear(&p->event);
 	free(p);
 }
 
@@ -228,7 +228,7 @@ void timeline_flush(struct timeline *t, bool durable)
 	post(t, j);
 	for (i = 0; i < n; i++) {
 		publish(t, &copies[i]);
-		event_free(&copies[i]);
+		event_clear(&copies[i]);
 	}
 	free(copies);
 	if (n > 0)

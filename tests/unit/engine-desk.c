@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <stdarg.h>
 #include <setjmp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -160,7 +161,7 @@ void desk_stop(struct desk *d)
 	store_close(d->store);
 	mailbox_close(d->box);
 	for (i = 0; i < d->n_seen; i++)
-		event_free(&d->seen[i].event);
+		event_clear(&d->seen[i].event);
 	free(d->seen);
 	d->seen = NULL;
 	d->n_seen = d->room_seen = 0;

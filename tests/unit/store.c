@@ -315,7 +315,7 @@ static void check_entry(const struct event *e, uint64_t session, uint64_t seq)
 	want.window_start = e->window_start;
 	assert_int_equal(e->seq, seq);
 	assert_true(event_chain(5, e) == event_chain(5, &want));
-	event_free(&want);
+	event_clear(&want);
 }
 
 static void test_log(void **state)
