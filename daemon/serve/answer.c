@@ -116,7 +116,7 @@ void answer_error(struct peer *p, uint32_t id, const char *name, const char *tex
 	peer_send(p, b->data, b->size);
 }
 
-void answer_refused(struct peer *p, uint32_t id, int rc, const struct reason *why)
+void answer_reason(struct peer *p, uint32_t id, int rc, const struct reason *why)
 {
 	if (rc > 0 && why->name[0])
 		answer_error(p, id, why->name, why->text);

@@ -7,7 +7,7 @@
 void answer_result(struct peer *p, uint32_t id, const struct value *v);    /* NULL: the empty map */
 void answer_error(struct peer *p, uint32_t id, const char *name, const char *text);
 /* rc of the engine, not 0: its reason, or `internal`. */
-void answer_refused(struct peer *p, uint32_t id, int rc, const struct reason *why);
+void answer_reason(struct peer *p, uint32_t id, int rc, const struct reason *why);
 void answer_event(struct peer *p, const struct value *v);                  /* session.event */
 /* Puts prefix before the session names of a page's events. */
 void answer_rename(struct value *events, const char *prefix);

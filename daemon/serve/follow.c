@@ -16,7 +16,7 @@
  */
 #include "daemon/serve/follow.h"
 
-#include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -74,12 +74,12 @@ static void link_session(struct watch *w, uint64_t session)
 static void ask(struct watch *w, struct request *r)
 {
 	struct peer *p = w->peer;
-	struct call *c = call_new(p->serve, p, w->id, 0);
+	struct call *c = peer_call(p->serve, p, w->id, 0);
 
 	c->watch = w;
 	w->call = c;
 	w->state = WATCH_ASKING;
-	call_post(p->serve, c, r);
+	peer_post(p->serve, c, r);
 }
 
 static void ask_page(struct watch *w)
@@ -289,10 +289,12 @@ void follow_answer(struct call *c, struct request *r)
 
 	w->call = NULL;
 	if (r->rc != 0) {
-		if (w->follow && w->answered)
+		if (w->follow && w->answered && strcmp(r->why.name, "no_session") == 0)
 			end_deleted(w);
+		else if (w->follow && w->answered)
+			end_lagged(w);         /* following again tells why */
 		else {
-			answer_refused(w->peer, w->id, r->rc, &r->why);
+			answer_reason(w->peer, w->id, r->rc, &r->why);
 			watch_free(w);
 		}
 	} else if (!w->follow) {
@@ -379,6 +381,15 @@ void follow_published(struct serve *s, const struct published *e)
 			take_entry(w, &f);
 	}
 	value_free(f.v);
+}
+
+void follow_renamed(struct serve *s, uint64_t session, const char *name)
+{
+	struct watch *w;
+
+	LIST_FOREACH(w, &s->watches[bucket(session)], by_session)
+		if (w->session == session)
+			snprintf(w->name, sizeof w->name, "%s", name);
 }
 
 /* ---- what comes from the peer ---- */

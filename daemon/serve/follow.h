@@ -14,6 +14,7 @@ void follow_wait(struct peer *p, uint32_t id, const struct args *a, struct reque
 /* The engine's answer to a page asked for c->watch. */
 void follow_answer(struct call *c, struct request *r);
 void follow_published(struct serve *s, const struct published *e);
+void follow_renamed(struct serve *s, uint64_t session, const char *name);
 void follow_resume(struct peer *p);            /* it has read some */
 void follow_stop(struct serve *s);             /* answers every read that waits */
 void watch_free(struct watch *w);

@@ -32,11 +32,11 @@ struct method {
 
 static void post(struct peer *p, uint32_t id, const struct method *m, struct args *a, struct request *r, size_t n)
 {
-	struct call *c = call_new(p->serve, p, id, n);
+	struct call *c = peer_call(p->serve, p, id, n);
 
 	c->method = m;
 	memcpy(c->prefix, a->prefix, sizeof c->prefix);
-	call_post(p->serve, c, r);
+	peer_post(p->serve, c, r);
 }
 
 static void append(struct peer *p, uint32_t id, const struct method *m, struct args *a, struct request *r, size_t n)
@@ -233,13 +233,13 @@ static void call_known(struct peer *p, const struct frame *f, const struct proto
 	int rc = params_read(&a, pm, &f->params, &why);
 
 	if (rc) {
-		answer_refused(p, f->id, rc, &why);
+		answer_reason(p, f->id, rc, &why);
 	} else if (m->early && m->complete && (s->state != SERVE_READY || s->stopping)) {
 		answer_early(p, f->id, m);
 	} else if (!m->early && s->stopping) {
 		answer_error(p, f->id, "stopping", "the daemon is stopping");
 	} else if (!m->early && (s->state == SERVE_FAILED || !s->engine)) {
-		answer_refused(p, f->id, REFUSED, &s->failed);
+		answer_reason(p, f->id, REFUSED, &s->failed);
 	} else {
 		m->call(p, f->id, m, &a, a.request, n_byte);
 		return;
@@ -265,7 +265,7 @@ void method_answer(struct call *c, struct request *r)
 	struct peer *p = c->peer;
 
 	if (r->rc != 0) {
-		answer_refused(p, c->id, r->rc, &r->why);
+		answer_reason(p, c->id, r->rc, &r->why);
 		return;
 	}
 	if (r->verb == VERB_READ && r->result)

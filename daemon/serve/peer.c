@@ -76,7 +76,7 @@ static void charge(struct peer *p)
 
 /* ---- calls ---- */
 
-struct call *call_new(struct serve *s, struct peer *p, uint32_t id, size_t n_byte)
+struct call *peer_call(struct serve *s, struct peer *p, uint32_t id, size_t n_byte)
 {
 	struct call *c = calloc(1, sizeof *c);
 
@@ -94,7 +94,7 @@ struct call *call_new(struct serve *s, struct peer *p, uint32_t id, size_t n_byt
 	return c;
 }
 
-void call_free(struct serve *s, struct call *c)
+void peer_call_end(struct serve *s, struct call *c)
 {
 	s->n_call--;
 	if (c->peer) {
@@ -127,7 +127,7 @@ bool engine_takes(const struct serve *s)
 	return s->engine && s->state != SERVE_FAILED && !s->stopping;
 }
 
-void call_post(struct serve *s, struct call *c, struct request *r)
+void peer_post(struct serve *s, struct call *c, struct request *r)
 {
 	r->tag = (uint64_t)(uintptr_t)c;
 	if (c->peer)

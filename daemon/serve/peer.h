@@ -19,13 +19,13 @@ void peer_end(struct peer *p);
 void peer_sweep(struct serve *s);              /* frees those that have ended */
 
 /* A request under way, charged with n_byte; peer NULL: serve's own. */
-struct call *call_new(struct serve *s, struct peer *p, uint32_t id, size_t n_byte);
-void call_free(struct serve *s, struct call *c);
+struct call *peer_call(struct serve *s, struct peer *p, uint32_t id, size_t n_byte);
+void peer_call_end(struct serve *s, struct call *c);
 /* A request that carries who asks. */
 struct request *peer_request(const struct peer *p, enum verb verb);
 /* Nothing is posted to an engine that has failed or was told to stop. */
 bool engine_takes(const struct serve *s);
 /* Sends the peer's request r to the engine as c.  The engine's from here. */
-void call_post(struct serve *s, struct call *c, struct request *r);
+void peer_post(struct serve *s, struct call *c, struct request *r);
 
 #endif

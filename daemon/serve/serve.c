@@ -10,7 +10,6 @@
  */
 #include "daemon/serve/serve.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -133,12 +132,14 @@ void serve_on_answer(void *serve, struct letter *l)
 		request_free(r);
 		return;
 	}
+	if (r->verb == VERB_RENAME && r->rc == 0)
+		follow_renamed(s, r->session, r->new_name);
 	p = c->peer;
 	if (p && !c->dropped && c->watch)
 		follow_answer(c, r);
 	else if (p && !c->dropped)
 		method_answer(c, r);
-	call_free(s, c);
+	peer_call_end(s, c);
 	request_free(r);
 	if (p)
 		peer_update(p);
