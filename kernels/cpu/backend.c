@@ -1,0 +1,308 @@
+/*
+ * The CPU backend: opening it, the instruction set, a step's begin and end, and
+ * the table.  The rest of the room: cpu.h.
+ */
+#include "config.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "kernels/cpu/cpu.h"
+
+#define THREADS_MOST 256u
+
+/* ---- memory ---- */
+
+struct block {                           /* in front of what is given out */
+	void *base;
+	size_t mapped;                   /* 0: from malloc */
+};
+
+#define MAP_FROM (1u << 20)
+
+void *cpu_alloc(size_t n)
+{
+	struct block *block;
+	uint8_t *base;
+
+	if (n > SIZE_MAX - 2 * CPU_ALIGN)
+		return NULL;
+	n = (n + 2 * CPU_ALIGN - 1) / CPU_ALIGN * CPU_ALIGN;
+	if (n < MAP_FROM) {
+		base = aligned_alloc(CPU_ALIGN, n);
+		if (!base)
+			return NULL;
+		memset(base, 0, n);
+	} else {
+		base = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (base == MAP_FAILED)
+			return NULL;
+		madvise(base, n, MADV_HUGEPAGE);         /* a wish */
+	}
+	block = (struct block *)(void *)base;
+	block->base = base;
+	block->mapped = n < MAP_FROM ? 0 : n;
+	return base + CPU_ALIGN;
+}
+
+void cpu_free(void *p)
+{
+	struct block *block;
+
+	if (!p)
+		return;
+	block = (struct block *)(void *)((uint8_t *)p - CPU_ALIGN);
+	if (block->mapped)
+		munmap(block->base, block->mapped);
+	else
+		free(block->base);
+}
+
+/* ---- errors ---- */
+
+int cpu_why(struct backend_why *why, int rc, const char *fmt, ...)
+{
+	va_list args;
+
+	if (!why)
+		return rc;
+	va_start(args, fmt);
+	vsnprintf(why->text, sizeof(why->text), fmt, args);
+	va_end(args);
+	return rc;
+}
+
+void cpu_fail(struct backend *b, int rc, const char *text)
+{
+	if (b->rc == 0)
+		b->rc = cpu_why(&b->why, rc, "%s", text);
+}
+
+/* ---- scratch ---- */
+
+/* Grows one of the rooms of every worker; old contents are not kept. */
+static int room(float **p, size_t floats)
+{
+	cpu_free(*p);
+	*p = cpu_alloc(floats * sizeof(float));
+	return *p ? 0 : -ENOMEM;
+}
+
+int cpu_scratch_tile(struct backend *b, uint32_t n_in)
+{
+	int rc = 0;
+
+	if (n_in <= b->tile_in)
+		return 0;
+	for (unsigned i = 0; i < pool_threads(b->pool) && rc == 0; i++)
+		rc = room(&b->scratch[i].tile, (size_t)n_in * 16);
+	b->tile_in = rc < 0 ? 0 : n_in;
+	return rc;
+}
+
+int cpu_scratch_heads(struct backend *b, uint32_t dim_pad)
+{
+	int rc = 0;
+
+	if (dim_pad <= b->dim_pad)
+		return 0;
+	for (unsigned i = 0; i < pool_threads(b->pool) && rc == 0; i++) {
+		struct scratch *s = &b->scratch[i];
+
+		rc = room(&s->q, ATTEND_TILE * (size_t)dim_pad);
+		if (rc == 0)
+			rc = room(&s->score, ATTEND_TILE * SPLIT_KEYS);
+		if (rc == 0)
+			rc = room(&s->o, 2 * ATTEND_TILE * (size_t)dim_pad);
+	}
+	b->dim_pad = rc < 0 ? 0 : dim_pad;
+	return rc;
+}
+
+/* ---- instruction sets, best first ---- */
+
+static bool always(void)
+{
+	return true;
+}
+
+#ifdef CPU_X86
+static bool has_avx512(void)
+{
+	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+	       && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")
+	       && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2")
+	       && __builtin_cpu_supports("f16c");
+}
+
+static bool has_avx2(void)
+{
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+	       && __builtin_cpu_supports("f16c");
+}
+#endif
+
+static const struct {
+	const struct isa *isa;
+	bool (*here)(void);
+} isas[] = {
+#ifdef CPU_X86
+	{ &isa_avx512, has_avx512 },
+	{ &isa_avx2, has_avx2 },
+#endif
+	{ &isa_scalar, always },
+};
+
+static int choose_isa(const char *name, const struct isa **out, struct backend_why *why)
+{
+	for (size_t i = 0; i < sizeof(isas) / sizeof(isas[0]); i++) {
+		if (name && strcmp(name, isas[i].isa->name) != 0)
+			continue;
+		if (isas[i].here()) {
+			*out = isas[i].isa;
+			return 0;
+		}
+		if (name)
+			return cpu_why(why, -ENOTSUP, "this processor has no %s", isas[i].isa->title);
+	}
+	return cpu_why(why, -ENOTSUP, "instruction set %s is not known: scalar, avx2 or avx512", name);
+}
+
+/* ---- open ---- */
+
+static unsigned threads_here(void)
+{
+	cpu_set_t set;
+	int n = 1;
+
+	if (sched_getaffinity(0, sizeof(set), &set) == 0)
+		n = CPU_COUNT(&set);
+	return n < 1 ? 1 : (unsigned)n;
+}
+
+static void cpu_close(struct backend *b)
+{
+	unsigned n;
+
+	if (!b)
+		return;
+	n = b->pool && b->scratch ? pool_threads(b->pool) : 0;
+	pool_close(b->pool);
+	for (unsigned i = 0; i < n; i++) {
+		cpu_free(b->scratch[i].tile);
+		cpu_free(b->scratch[i].q);
+		cpu_free(b->scratch[i].score);
+		cpu_free(b->scratch[i].o);
+	}
+	free(b->scratch);
+	free(b);
+}
+
+static int cpu_open(struct backend **out, const struct backend_params *p, struct backend_why *why)
+{
+	unsigned n_thread = p->n_thread ? p->n_thread : threads_here();
+	struct backend *b;
+	int rc;
+
+	if (p->n_row_max == 0 || p->n_row_max > 1u << 16)
+		return cpu_why(why, -EINVAL, "a batch of %u rows is not possible", p->n_row_max);
+	if (n_thread > THREADS_MOST)
+		n_thread = THREADS_MOST;
+	b = calloc(1, sizeof(*b));
+	if (!b)
+		return cpu_why(why, -ENOMEM, "out of memory");
+	b->n_row_max = p->n_row_max;
+	rc = choose_isa(p->isa, &b->isa, why);
+	if (rc < 0)
+		goto out;
+	rc = pool_open(&b->pool, n_thread);
+	if (rc < 0) {
+		cpu_why(why, rc, "cannot start %u threads", n_thread);
+		goto out;
+	}
+	b->scratch = calloc(n_thread, sizeof(*b->scratch));
+	if (!b->scratch) {
+		rc = cpu_why(why, -ENOMEM, "out of memory");
+		goto out;
+	}
+	snprintf(b->description, sizeof(b->description), "cpu: %s, %u thread%s", b->isa->title,
+	         n_thread, n_thread == 1 ? "" : "s");
+	strcpy(b->layout, "cpu-kv1-f16-b16");
+	*out = b;
+	b = NULL;
+out:
+	cpu_close(b);
+	return rc;
+}
+
+static const char *cpu_describe(const struct backend *b)
+{
+	return b->description;
+}
+
+/* ---- a step ---- */
+
+/* What batch.h's comments promise, for our own mistakes. */
+static void check_batch(const struct backend *b, const struct batch *batch)
+{
+	uint32_t run = 0;
+
+	assert(batch->n_row > 0 && batch->n_row <= b->n_row_max);
+	assert(batch->n_seq > 0 && batch->n_seq <= batch->n_row && batch->n_output <= batch->n_row);
+	for (uint32_t i = 0; i < batch->n_row; i++) {
+		const struct batch_row *r = &batch->rows[i];
+
+		assert(r->seq < batch->n_seq);
+		run = i > 0 && r->seq == r[-1].seq ? run + 1 : 1;
+		assert(run == 1 || r->pos == r[-1].pos + 1);
+		assert(!b->kv || run <= b->kv->shape.n_chunk);
+		assert(r->pos < batch->seqs[r->seq].window.n_sink || r->pos >= batch->seqs[r->seq].start);
+	}
+	for (uint32_t i = 0; i < batch->n_output; i++)
+		assert(batch->outputs[i] < batch->n_row
+		       && (i == 0 || batch->outputs[i] > batch->outputs[i - 1]));
+}
+
+static void cpu_begin(struct backend *b, struct kv *kv, const struct batch *batch)
+{
+	assert(!b->batch);
+	b->kv = kv;
+	check_batch(b, batch);
+	b->batch = batch;
+	b->rc = 0;
+	b->n_row = batch->n_row;
+	b->selected = false;
+	memset(b->ropes, 0, sizeof(b->ropes));
+	if (kv)
+		cpu_kv_begin(b);
+}
+
+static int cpu_end(struct backend *b, struct backend_why *why)
+{
+	assert(b->batch);
+	pool_rest(b->pool);
+	b->batch = NULL;
+	b->kv = NULL;
+	if (b->rc && why)
+		*why = b->why;
+	return b->rc;
+}
+
+const struct backend_ops backend_cpu = {
+	.name = "cpu", .bitwise = true,
+	.open = cpu_open, .close = cpu_close, .describe = cpu_describe,
+	.weight_load = cpu_weight_load, .weight_free = cpu_weight_free, .weight_bytes = cpu_weight_bytes,
+	.act_new = cpu_act_new, .act_free = cpu_act_free,
+	.kv_bytes = cpu_kv_bytes, .kv_layout = cpu_kv_layout, .kv_open = cpu_kv_open,
+	.kv_close = cpu_kv_close, .kv_read = cpu_kv_read, .kv_write = cpu_kv_write,
+	.begin = cpu_begin, .end = cpu_end,
+	.embed = cpu_embed, .norm = cpu_norm, .matmul = cpu_matmul, .store = cpu_store,
+	.attend = cpu_attend, .glu = cpu_glu, .add = cpu_add, .select = cpu_select,
+	.softcap = cpu_softcap, .read = cpu_read,
+};

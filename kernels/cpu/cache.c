@@ -1,0 +1,259 @@
+/*
+ * The bytes of a slot, and storing keys and values in it.
+ *
+ * A session's layers lie one after another, each compact for the session's own
+ * window: keys [head][block of 16 places][dim][16], so that lanes of a score are
+ * keys, then values [head][place][dims padded to 16].  Which place a position has
+ * is window.h's.  The bytes of a place are written whole or not at all by store.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+static size_t type_bytes(enum kv_type t)
+{
+	return t == KV_F16 ? 2 : 4;
+}
+
+static size_t align64(size_t n)
+{
+	return (n + CPU_ALIGN - 1) / CPU_ALIGN * CPU_ALIGN;
+}
+
+/* The layer at bytes; returns where the next one starts. */
+static size_t place_layer(const struct kv_shape *s, const struct kv_layer *l, struct window w,
+                          size_t at, struct layer_place *p)
+{
+	size_t places, size = type_bytes(s->type);
+
+	p->span = window_span(w, l->local, s->n_chunk);
+	places = span_places(p->span);
+	p->k = at;
+	p->v = align64(at + l->n_head_kv * places * l->head_dim * size);
+	return align64(p->v + l->n_head_kv * places * ROUND16(l->head_dim) * size);
+}
+
+/* The limits keep every size in range: 2^16 layers of 2^12 x 2^12 values of 2^28 places
+ * would still fit, and no machine has that. */
+static bool shape_fits(const struct kv_shape *s)
+{
+	const uint32_t most = 1u << 26;
+	size_t sum = 0, one;
+
+	if (s->n_layer == 0 || s->n_layer > 65536 || s->n_chunk == 0 || s->n_chunk > most || s->n_slot == 0
+	    || s->most.n_sink > most || s->most.n_recent > most || (s->type != KV_F16 && s->type != KV_F32))
+		return false;
+	for (uint32_t l = 0; l < s->n_layer; l++) {
+		const struct kv_layer *k = &s->layers[l];
+
+		if (k->n_head_kv == 0 || k->n_head_kv > 4096 || k->head_dim == 0 || k->head_dim > 4096)
+			return false;
+		if (__builtin_mul_overflow((size_t)k->n_head_kv * ROUND16(k->head_dim) * 8,
+		                           (size_t)span_places(window_span(s->most, k->local, s->n_chunk)), &one)
+		    || __builtin_add_overflow(sum, one + 2 * CPU_ALIGN, &sum))
+			return false;
+	}
+	return !__builtin_mul_overflow(sum, (size_t)s->n_slot, &sum) && sum < SIZE_MAX / 2;
+}
+
+size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w)
+{
+	struct layer_place p;
+	size_t at = 0;
+
+	for (uint32_t l = 0; l < shape->n_layer; l++)
+		at = place_layer(shape, &shape->layers[l], w, at, &p);
+	/* Whole pages, so that a slot can be given back to the system. */
+	return (at + 4095) / 4096 * 4096;
+}
+
+const char *cpu_kv_layout(const struct backend *b)
+{
+	return b->layout;
+}
+
+static uint32_t most_dim(const struct kv_shape *s)
+{
+	uint32_t dim = 0;
+
+	for (uint32_t l = 0; l < s->n_layer; l++)
+		dim = s->layers[l].head_dim > dim ? s->layers[l].head_dim : dim;
+	return dim;
+}
+
+/* Room for what operations need between begin and end. */
+static int open_rooms(struct backend *b, struct kv *kv)
+{
+	uint32_t dim = most_dim(&kv->shape);
+	int rc = cpu_scratch_heads(b, ROUND16(dim));
+
+	if (rc < 0)
+		return rc;
+	kv->rope_room_floats = (size_t)b->n_row_max * 2 * ROUND16(dim);
+	kv->rope_room = cpu_alloc(kv->rope_room_floats * ROPE_TABLES * sizeof(float));
+	kv->places = cpu_alloc((size_t)b->n_row_max * kv->shape.n_layer * sizeof(*kv->places));
+	kv->tiles = cpu_alloc(((size_t)b->n_row_max + 1) * sizeof(*kv->tiles));
+	kv->n_partial_floats = cpu_attend_room(b, kv);
+	kv->partials = cpu_alloc(kv->n_partial_floats * sizeof(float));
+	return kv->rope_room && kv->places && kv->tiles && kv->partials ? 0 : -ENOMEM;
+}
+
+int cpu_kv_open(struct backend *b, const struct kv_shape *shape, void *memory,
+                struct kv **out, struct backend_why *why)
+{
+	struct kv *kv;
+	int rc = 0;
+
+	assert(!b->batch);
+	if (!shape_fits(shape))
+		return cpu_why(why, -ENOTSUP, "caches of this shape are not supported");
+	if (shape->n_chunk > b->n_row_max)
+		return cpu_why(why, -EINVAL, "a chunk of %u rows is longer than a batch of %u",
+		               shape->n_chunk, b->n_row_max);
+	kv = calloc(1, sizeof(*kv));
+	if (!kv)
+		return cpu_why(why, -ENOMEM, "out of memory");
+	kv->shape = *shape;
+	kv->layers = malloc(shape->n_layer * sizeof(*kv->layers));
+	if (!kv->layers) {
+		rc = -ENOMEM;
+		goto out;
+	}
+	memcpy(kv->layers, shape->layers, shape->n_layer * sizeof(*kv->layers));
+	kv->shape.layers = kv->layers;
+	kv->slot_bytes = cpu_kv_bytes(&kv->shape, shape->most);
+	kv->own = memory == NULL;
+	kv->memory = memory ? memory : cpu_alloc(kv->slot_bytes * shape->n_slot);
+	rc = kv->memory ? open_rooms(b, kv) : -ENOMEM;
+	if (rc < 0)
+		goto out;
+	strcpy(b->layout, shape->type == KV_F16 ? "cpu-kv1-f16-b16" : "cpu-kv1-f32-b16");
+	*out = kv;
+	kv = NULL;
+out:
+	if (rc < 0)
+		cpu_why(why, rc, "out of memory for %u caches of %zu bytes", shape->n_slot, kv->slot_bytes);
+	cpu_kv_close(b, kv);
+	return rc;
+}
+
+void cpu_kv_close(struct backend *b, struct kv *kv)
+{
+	if (!kv)
+		return;
+	assert(!b->batch || b->kv != kv);
+	if (kv->own)
+		cpu_free(kv->memory);
+	cpu_free(kv->rope_room);
+	cpu_free(kv->places);
+	cpu_free(kv->tiles);
+	cpu_free(kv->partials);
+	free(kv->layers);
+	free(kv);
+}
+
+int cpu_kv_read(struct kv *kv, uint32_t slot, void *dst, size_t n)
+{
+	if (slot >= kv->shape.n_slot || n > kv->slot_bytes)
+		return -EINVAL;
+	memcpy(dst, kv->memory + slot * kv->slot_bytes, n);
+	return 0;
+}
+
+int cpu_kv_write(struct kv *kv, uint32_t slot, const void *src, size_t n)
+{
+	if (slot >= kv->shape.n_slot || n > kv->slot_bytes)
+		return -EINVAL;
+	memcpy(kv->memory + slot * kv->slot_bytes, src, n);
+	return 0;
+}
+
+void cpu_kv_begin(struct backend *b)
+{
+	struct kv *kv = b->kv;
+	const struct batch *batch = b->batch;
+
+	for (uint32_t i = 0; i < batch->n_seq; i++) {
+		struct layer_place *p = kv->places + (size_t)i * kv->shape.n_layer;
+		size_t at = 0;
+
+		assert(batch->seqs[i].slot < kv->shape.n_slot);
+		for (uint32_t l = 0; l < kv->shape.n_layer; l++)
+			at = place_layer(&kv->shape, &kv->layers[l], batch->seqs[i].window, at, p + l);
+		assert(at <= kv->slot_bytes);
+	}
+}
+
+/* ---- store ---- */
+
+struct store {
+	struct backend *b;
+	const struct rope *rope;
+	const struct rope_table *table;
+	const struct act *k, *v;
+	uint32_t layer;
+};
+
+static void put(const struct backend *b, uint8_t *to, size_t at, size_t step, const float *x, uint32_t n)
+{
+	uint16_t half[16];
+	float tail[16] = { 0 };
+
+	for (uint32_t i = 0; i < n; i += 16) {
+		uint32_t m = n - i < 16 ? n - i : 16;
+
+		memcpy(tail, x + i, m * sizeof(float));
+		if (b->kv->shape.type == KV_F16) {
+			uint16_t *p = (uint16_t *)(void *)to + at + i * step;
+
+			b->isa->to_f16(tail, half, 16);
+			for (uint32_t j = 0; j < m; j++)
+				p[j * step] = half[j];
+		} else {
+			float *p = (float *)(void *)to + at + i * step;
+
+			for (uint32_t j = 0; j < m; j++)
+				p[j * step] = tail[j];
+		}
+	}
+}
+
+static void store_row(void *ctx, uint32_t row, unsigned worker)
+{
+	const struct store *s = ctx;
+	struct backend *b = s->b;
+	const struct batch_row *r = &b->batch->rows[row];
+	const struct kv_layer *l = &b->kv->layers[s->layer];
+	const struct layer_place *p = &b->kv->places[(size_t)r->seq * b->kv->shape.n_layer + s->layer];
+	const size_t places = span_places(p->span), place = span_place(p->span, r->pos);
+	const uint32_t dim = l->head_dim, dim_pad = ROUND16(dim);
+	uint8_t *slot = b->kv->memory + b->batch->seqs[r->seq].slot * b->kv->slot_bytes;
+	float *k = b->scratch[worker].q;
+
+	for (uint32_t h = 0; h < l->n_head_kv; h++) {
+		cpu_rotate(b, s->rope, s->table, row, ROPE_WINDOW, dim, 1.0f,
+		           s->k->x + row * s->k->stride + h * dim, k);
+		put(b, slot + p->k, (h * places + place / 16 * 16) * dim + place % 16, 16, k, dim);
+		put(b, slot + p->v, (h * places + place) * dim_pad, 1,
+		    s->v->x + row * s->v->stride + h * dim, dim);
+	}
+}
+
+void cpu_store(struct backend *b, uint32_t layer, const struct rope *r,
+               const struct act *k, const struct act *v)
+{
+	struct store s = { b, r, NULL, k, v, layer };
+	const struct kv_layer *l;
+
+	assert(b->batch && b->kv && !b->selected && layer < b->kv->shape.n_layer);
+	l = &b->kv->layers[layer];
+	assert(k->width == l->n_head_kv * l->head_dim && v->width == k->width);
+	assert(!r || r->order == ROPE_NONE || r->n_rot <= l->head_dim);
+	if (b->rc)
+		return;
+	s.table = cpu_rope(b, r);
+	pool_run(b->pool, store_row, &s, b->n_row);
+}

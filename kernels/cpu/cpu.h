@@ -1,0 +1,140 @@
+/*
+ * Inside the CPU backend: its objects, and what its files offer each other.
+ *
+ *   backend.c  open, begin, end, the table      pool.c    workers
+ *   weight.c   packing                          rope.c    phases to sines
+ *   matmul.c   products                         cache.c   the slots' bytes, store
+ *   ops.c      everything by rows               attend.c  queries against the cache
+ *   isa-*.c    inner loops of an instruction set (isa.h)
+ *
+ * One thread owns a backend; workers touch an operation's data only while the
+ * operation runs.  Operations assert what forward.c must keep to.
+ */
+#ifndef KERNELS_CPU_CPU_H
+#define KERNELS_CPU_CPU_H
+
+#include "kernels/backend.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/pool.h"
+
+#define CPU_ALIGN 64u
+#define ROPE_TABLES 4u                   /* different ropes in one batch */
+
+struct act {
+	uint32_t width;
+	size_t stride;                   /* width padded to 16 */
+	float *x;                        /* [n_row_max][stride] */
+	int8_t *q;                       /* [n_row_max][width], NULL if width % 32 */
+	struct qblock *b;                /* [n_row_max][width / 32] */
+	uint32_t n_quantized;            /* rows whose q is that of x */
+};
+
+/* cos and sin of every row of the batch, of one rope */
+struct rope_table {
+	const uint64_t *freq;            /* NULL: unused */
+	uint32_t n_rot;
+	float scale;
+	float *at;                       /* [n_row_max][2 queries][n_rot/2][2] */
+};
+
+enum { ROPE_WINDOW, ROPE_SINK };         /* at pos; at window_query(pos) */
+
+struct layer_place {                     /* where a layer of a session lies in its slot */
+	struct span span;
+	size_t k, v;                     /* bytes from the slot's start */
+};
+
+struct kv {
+	struct kv_shape shape;
+	struct kv_layer *layers;
+	uint8_t *memory;
+	bool own;
+	size_t slot_bytes;
+	float *rope_room;                /* ROPE_TABLES tables */
+	size_t rope_room_floats;         /* of one */
+	struct layer_place *places;      /* [n_row_max][n_layer]: of the batch's sessions */
+	uint32_t *tiles;                 /* [n_row_max + 1]: first rows of an attend's tiles */
+	float *partials;                 /* room of a split attend */
+	size_t n_partial_floats;
+};
+
+struct scratch {                         /* of one worker */
+	float *tile;                     /* [n_in][16] dequantized */
+	float *q;                        /* [ATTEND_TILE][dim_pad] */
+	float *score;                    /* [ATTEND_TILE][SPLIT_KEYS] */
+	float *o;                        /* [2][ATTEND_TILE][dim_pad] */
+};
+
+struct backend {
+	const struct isa *isa;
+	struct pool *pool;
+	uint32_t n_row_max;
+	char description[96];
+	char layout[32];
+	struct scratch *scratch;         /* [workers] */
+	uint32_t tile_in, dim_pad;       /* what the scratch has room for */
+	int rc;                          /* first failure of this step */
+	struct backend_why why;
+	struct kv *kv;
+	const struct batch *batch;
+	uint32_t n_row;                  /* current rows: the batch's, or its outputs */
+	bool selected;
+	struct rope_table ropes[ROPE_TABLES];
+};
+
+/* memory: zeroed, 64-byte aligned; large blocks are mapped and cost nothing
+ * before they are touched */
+void *cpu_alloc(size_t n);
+void cpu_free(void *p);                  /* NULL is fine */
+
+/* Fills why (NULL is fine) and returns rc. */
+int cpu_why(struct backend_why *why, int rc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* The step has failed; the first reason stays. */
+void cpu_fail(struct backend *b, int rc, const char *text);
+/* Room in every worker's scratch; 0 or -ENOMEM. */
+int cpu_scratch_tile(struct backend *b, uint32_t n_in);
+int cpu_scratch_heads(struct backend *b, uint32_t dim_pad);
+
+int cpu_weight_load(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n_out,
+                    const void *data, struct weight **out, struct backend_why *why);
+void cpu_weight_free(struct backend *b, struct weight *w);
+size_t cpu_weight_bytes(const struct weight *w);
+/* Row of a weight as floats, from the file's bytes. */
+void cpu_weight_row(const struct weight *w, uint32_t row, float scale, float *out);
+/* A group as float32 [n_in][16], from the packed form (or the vector). */
+void cpu_weight_tile(const struct weight *w, uint32_t group, float *tile);
+
+/* Sines of the batch's rows for r; the row's [n_rot/2][2] of one kind of query. */
+const struct rope_table *cpu_rope(struct backend *b, const struct rope *r);
+/* out = in * scale with the first n_rot dims rotated; r may be NULL */
+void cpu_rotate(const struct backend *b, const struct rope *r, const struct rope_table *t,
+                uint32_t row, int query, uint32_t head_dim, float scale, const float *in, float *out);
+
+size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w);
+const char *cpu_kv_layout(const struct backend *b);
+int cpu_kv_open(struct backend *b, const struct kv_shape *shape, void *memory,
+                struct kv **out, struct backend_why *why);
+void cpu_kv_close(struct backend *b, struct kv *kv);
+int cpu_kv_read(struct kv *kv, uint32_t slot, void *dst, size_t n);
+int cpu_kv_write(struct kv *kv, uint32_t slot, const void *src, size_t n);
+void cpu_kv_begin(struct backend *b);    /* places of the batch's sessions */
+void cpu_store(struct backend *b, uint32_t layer, const struct rope *r,
+               const struct act *k, const struct act *v);
+void cpu_attend(struct backend *b, const struct attend *a, const struct act *q, struct act *out);
+size_t cpu_attend_room(const struct backend *b, const struct kv *kv);
+
+void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *bias,
+                const struct act *in, struct act *out);
+
+int cpu_act_new(struct backend *b, uint32_t width, struct act **out);
+void cpu_act_free(struct backend *b, struct act *a);
+void cpu_embed(struct backend *b, const struct weight *w, float scale, struct act *out);
+void cpu_norm(struct backend *b, const struct norm *n, const struct act *in, struct act *out);
+void cpu_glu(struct backend *b, enum glu_kind kind, const struct act *gate,
+             const struct act *up, struct act *out);
+void cpu_add(struct backend *b, const struct act *x, const struct act *y, struct act *out);
+void cpu_select(struct backend *b, const struct act *in, struct act *out);
+void cpu_softcap(struct backend *b, float cap, struct act *x);
+void cpu_read(struct backend *b, const struct act *a, float *dst);
+
+#endif

@@ -1,0 +1,115 @@
+/*
+ * What an instruction set offers: the inner loops, as a table of functions.
+ *
+ * The hard idea: every variant is the same source (rows.inc, dot.inc, attend.inc)
+ * over sixteen lanes of its own (lanes-*.h), so all of them make the same float
+ * operations in the same order, and their results are bitwise equal.  A lane is
+ * an output row of a matrix, a key of a score, a dim of a value: there are no
+ * horizontal sums but in norm and softmax, which have one fixed tree.
+ *
+ * Called from any worker; touches only what it is given.  Floats have no
+ * alignment; rows are padded to 16 lanes and the padding may be written.
+ */
+#ifndef KERNELS_CPU_ISA_H
+#define KERNELS_CPU_ISA_H
+
+#include "kernels/backend.h"
+
+#define ROUND16(n) (((n) + 15) / 16 * 16)
+
+/* ---- packed weights: groups of 16 output rows, lane = row ---- */
+
+enum pack {
+	PACK_F32, PACK_F16, PACK_BF16,   /* [group][n_in][16] */
+	PACK_I4,                         /* [group][n_in/32][4][16][4] bytes, see vw_load4 */
+	PACK_I8,                         /* [group][n_in/32][8][16][4] bytes: q + off */
+};
+
+struct weight {
+	const struct quant *quant;
+	const uint8_t *data;             /* as in the file */
+	uint32_t n_in, n_out, n_group;
+	enum pack pack;
+	float *vector;                   /* n_out = 1: its values, padded; nothing is packed */
+	uint8_t *values;                 /* 64-byte aligned; what follows lies behind it */
+	uint16_t *scale16, *min16;       /* halves [group][n_in/sub][16], formats with one scale */
+	int8_t *scale8, *min8;           /* K formats: the same shape, ... */
+	uint16_t *d, *m;                 /* ... times halves [group][n_in/256][16] */
+	size_t n_byte;
+};
+
+/* ---- activations in int8 ---- */
+
+struct qblock {                          /* of 32 values: x = d * q */
+	float d;
+	float s, half[2];                /* d * (sum of q), of all 32 and of both halves */
+	int32_t sum, half_sum[2], unused;
+};
+
+struct rows {                            /* of a matmul; strides in elements */
+	uint32_t n;
+	const float *x;
+	size_t x_stride;
+	const int8_t *q;
+	size_t q_stride;
+	const struct qblock *b;
+	size_t b_stride;
+	float *out;
+	size_t out_stride;
+};
+
+/* ---- attention over one split of one part (head or ring) of one kv head ---- */
+
+#define ATTEND_TILE 16u                  /* most queries at once */
+#define SPLIT_BLOCKS 16u                 /* blocks of a split: fixed by position, not by load */
+#define SPLIT_KEYS (SPLIT_BLOCKS * WINDOW_BLOCK)
+
+struct split {
+	bool f16;
+	const void *k;                   /* [block][head_dim][16] */
+	const void *v;                   /* [block * 16][dim_pad] */
+	uint32_t head_dim, dim_pad;
+	uint32_t places[SPLIT_BLOCKS];   /* where each block of this split lies */
+	uint32_t n_query;
+	const float *q;                  /* [n_query][dim_pad], rotated and scaled */
+	uint32_t lo[ATTEND_TILE], hi[ATTEND_TILE];   /* keys seen: lo <= key < hi <= SPLIT_KEYS */
+	float slope[ATTEND_TILE];        /* ALiBi: score -= slope * (distance - key) */
+	float distance[ATTEND_TILE];     /* from the query to key 0 */
+	bool alibi;
+	float softcap;
+	float *score;                    /* room: [ATTEND_TILE][SPLIT_KEYS] */
+	struct partial *out;             /* [n_query] */
+};
+
+/* sum over keys of e^(score - most): alone and times the value; o: [dim_pad] */
+struct partial {
+	float most, sum;
+	bool any;                        /* a key was seen at all */
+	float *o;
+};
+
+struct isa {
+	const char *name;                /* backend_params.isa */
+	const char *title;               /* for people */
+	/* n % 32 = 0 */
+	void (*quantize)(const float *x, uint32_t n, int8_t *q, struct qblock *b);
+	/* out[row][16 * group ...] of quantized weights and activations */
+	void (*dot)(const struct weight *w, uint32_t group, const struct rows *r, const float *bias);
+	/* the same in float32; tile: [n_in][16] of kind pack (F32, F16, BF16) */
+	void (*dot_float)(enum pack pack, const void *tile, uint32_t n_in, uint32_t group,
+	                  const struct rows *r, const float *bias);
+	void (*norm)(const struct norm *n, const float *weight, const float *bias,
+	             const float *in, float *out);
+	/* up may be NULL; n % 16 = 0 */
+	void (*glu)(enum glu_kind kind, const float *gate, const float *up, float *out, size_t n);
+	void (*add)(const float *x, const float *y, float *out, size_t n);
+	void (*softcap)(float cap, float *x, size_t n);
+	void (*to_f16)(const float *x, uint16_t *dst, size_t n);    /* clamped to finite halves */
+	void (*attend)(const struct split *s);
+	void (*merge)(struct partial *into, const struct partial *p, uint32_t dim_pad);
+	void (*finish)(const struct partial *p, float *out, uint32_t n);
+};
+
+extern const struct isa isa_scalar, isa_avx2, isa_avx512;
+
+#endif

@@ -1,0 +1,132 @@
+/*
+ * Sixteen lanes in plain C: the reference that the SIMD variants must equal
+ * bitwise.  Same names as lanes-avx2.h and lanes-avx512.h; every operation is
+ * one IEEE operation a lane, so nothing depends on the width of a register.
+ */
+#ifndef KERNELS_CPU_LANES_H
+#define KERNELS_CPU_LANES_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/quants.h"
+
+#define UNROLL           /* the compiler knows best what to do with loops over lanes */
+
+typedef struct { float f[16]; } v16;
+typedef struct { int32_t i[16]; } v16i;
+
+#define LANES(expression) \
+	v16 r; \
+	for (int l = 0; l < 16; l++) \
+		r.f[l] = (expression); \
+	return r
+
+static inline v16 v_set1(float x) { LANES(x); }
+static inline v16 v_load(const float *p) { LANES(p[l]); }
+static inline v16 v_load_f16(const uint16_t *p) { LANES(quant_f16(p[l])); }
+static inline v16 v_load_bf16(const uint16_t *p) { LANES(quant_bf16(p[l])); }
+static inline v16 v_load_i8(const int8_t *p) { LANES((float)p[l]); }
+static inline v16 v_add(v16 a, v16 b) { LANES(a.f[l] + b.f[l]); }
+static inline v16 v_sub(v16 a, v16 b) { LANES(a.f[l] - b.f[l]); }
+static inline v16 v_mul(v16 a, v16 b) { LANES(a.f[l] * b.f[l]); }
+static inline v16 v_div(v16 a, v16 b) { LANES(a.f[l] / b.f[l]); }
+static inline v16 v_fma(v16 a, v16 b, v16 c) { LANES(fmaf(a.f[l], b.f[l], c.f[l])); }
+/* b where either is NaN, as the instructions have it */
+static inline v16 v_min(v16 a, v16 b) { LANES(a.f[l] < b.f[l] ? a.f[l] : b.f[l]); }
+static inline v16 v_max(v16 a, v16 b) { LANES(a.f[l] > b.f[l] ? a.f[l] : b.f[l]); }
+static inline v16 v_abs(v16 a) { LANES(fabsf(a.f[l])); }
+/* lanes of mask from a, the others from b */
+static inline v16 v_pick(unsigned mask, v16 a, v16 b) { LANES(mask >> l & 1 ? a.f[l] : b.f[l]); }
+
+static inline void v_store(float *p, v16 a)
+{
+	memcpy(p, a.f, sizeof(a.f));
+}
+
+static inline void v_store_f16(uint16_t *p, v16 a)
+{
+	for (int l = 0; l < 16; l++)
+		p[l] = quant_to_f16(a.f[l]);
+}
+
+/* a * 2^n, where n is in the low bits of t = n + 1.5 * 2^23 */
+static inline v16 v_scale2(v16 a, v16 t)
+{
+	v16 r;
+
+	for (int l = 0; l < 16; l++) {
+		uint32_t n, x;
+
+		memcpy(&n, &t.f[l], 4);
+		memcpy(&x, &a.f[l], 4);
+		x += n << 23;
+		memcpy(&r.f[l], &x, 4);
+	}
+	return r;
+}
+
+/* Nearest even to int8; returns the sum. |a| <= 127. */
+static inline int32_t v_store_i8(int8_t *p, v16 a)
+{
+	int32_t sum = 0;
+
+	for (int l = 0; l < 16; l++) {
+		int32_t q = (int32_t)lrintf(a.f[l]);
+
+		p[l] = (int8_t)q;
+		sum += q;
+	}
+	return sum;
+}
+
+static inline v16 v_float(v16i a) { LANES((float)a.i[l]); }
+
+#undef LANES
+
+/* ---- 16 rows x 32 inputs of unsigned weights, and their integer products ---- */
+
+typedef struct { uint8_t w[8][16][4]; int off; } vw;
+
+/* Nibbles: byte [j][row][b] is input 4j+b (low) and 4j+b+16 (high). */
+static inline vw vw_load4(const uint8_t *p, int off)
+{
+	vw w = { .off = off };
+
+	for (int j = 0; j < 4; j++)
+		for (int l = 0; l < 16; l++)
+			for (int b = 0; b < 4; b++) {
+				uint8_t x = p[(j * 16 + l) * 4 + b];
+
+				w.w[j][l][b] = x & 15;
+				w.w[j + 4][l][b] = x >> 4;
+			}
+	return w;
+}
+
+static inline vw vw_load8(const uint8_t *p, int off)
+{
+	vw w = { .off = off };
+
+	memcpy(w.w, p, 512);
+	return w;
+}
+
+/* sum over quads from..to-1 of (w - off) * x; sum: that of x over them */
+static inline v16i vw_dot(const vw *w, const int8_t *x, int32_t sum, int from, int to)
+{
+	v16i r;
+
+	for (int l = 0; l < 16; l++) {
+		int32_t s = -w->off * sum;
+
+		for (int j = from; j < to; j++)
+			for (int b = 0; b < 4; b++)
+				s += w->w[j][l][b] * x[4 * j + b];
+		r.i[l] = s;
+	}
+	return r;
+}
+
+#endif

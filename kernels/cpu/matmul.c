@@ -1,0 +1,110 @@
+/*
+ * Matrix times activations: which group of rows is whose, and activations in int8.
+ *
+ * An item is a few groups of sixteen output rows against all activation rows, so
+ * a weight is read from memory once a step.  The int8 form of an act is made when
+ * a product first needs it and kept until the act is written again: the three
+ * products of a normalised row share one.
+ */
+#include <assert.h>
+
+#include "kernels/cpu/cpu.h"
+
+#define ITEM_BYTES 32768u        /* of weights: about two microseconds of memory */
+#define PANEL 64u                /* activation rows that stay in the cache */
+
+struct product {
+	struct backend *b;
+	const struct weight *w;
+	const float *bias;
+	const struct act *in;
+	struct act *out;
+	uint32_t n_group;        /* of an item */
+	bool exact;
+};
+
+static void panel(const struct product *p, uint32_t group, uint32_t row, uint32_t n, const float *tile)
+{
+	const struct act *in = p->in;
+	const struct weight *w = p->w;
+	const struct rows r = {
+		.n = n, .x = in->x + row * in->stride, .x_stride = in->stride,
+		.q = in->q ? in->q + (size_t)row * in->width : NULL, .q_stride = in->width,
+		.b = in->b ? in->b + (size_t)row * (in->width / 32) : NULL, .b_stride = in->width / 32,
+		.out = p->out->x + row * p->out->stride, .out_stride = p->out->stride,
+	};
+
+	if (tile)
+		p->b->isa->dot_float(PACK_F32, tile, w->n_in, group, &r, p->bias);
+	else if (w->pack == PACK_F32)
+		p->b->isa->dot_float(w->pack, w->values + (size_t)group * w->n_in * 64, w->n_in, group, &r, p->bias);
+	else if (w->pack == PACK_F16 || w->pack == PACK_BF16)
+		p->b->isa->dot_float(w->pack, w->values + (size_t)group * w->n_in * 32, w->n_in, group, &r, p->bias);
+	else
+		p->b->isa->dot(w, group, &r, p->bias);
+}
+
+static void multiply(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct product *p = ctx;
+	const uint32_t first = item * p->n_group, n_row = p->b->n_row;
+	float *tile = p->exact ? p->b->scratch[worker].tile : NULL;
+	uint32_t last = first + p->n_group;
+
+	if (last > p->w->n_group)
+		last = p->w->n_group;
+	for (uint32_t row = 0; row < n_row; row += PANEL)
+		for (uint32_t g = first; g < last; g++) {
+			if (tile && (row == 0 || last - first > 1))
+				cpu_weight_tile(p->w, g, tile);
+			panel(p, g, row, n_row - row < PANEL ? n_row - row : PANEL, tile);
+		}
+}
+
+struct quantize {
+	struct backend *b;
+	struct act *a;
+};
+
+static void quantize_row(void *ctx, uint32_t row, unsigned worker)
+{
+	const struct quantize *q = ctx;
+	const struct act *a = q->a;
+
+	(void)worker;
+	q->b->isa->quantize(a->x + row * a->stride, a->width, a->q + (size_t)row * a->width,
+	                    a->b + (size_t)row * (a->width / 32));
+}
+
+static void need_int8(struct backend *b, const struct act *in)
+{
+	/* a cache of x that only this file sees: writing it does not change the act */
+	struct act *a = (struct act *)(uintptr_t)in;
+	struct quantize q = { b, a };
+
+	if (a->n_quantized >= b->n_row)
+		return;
+	pool_run(b->pool, quantize_row, &q, b->n_row);
+	a->n_quantized = b->n_row;
+}
+
+void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *bias,
+                const struct act *in, struct act *out)
+{
+	const bool quantized = w->pack == PACK_I4 || w->pack == PACK_I8;
+	struct product p = { .b = b, .w = w, .in = in, .out = out };
+	size_t bytes;
+
+	assert(b->batch && in != out && in->width == w->n_in && out->width == w->n_out);
+	assert(!bias || (bias->vector && bias->n_in == w->n_out));
+	if (b->rc)
+		return;
+	p.bias = bias ? bias->vector : NULL;
+	p.exact = w->vector || (quantized && b->batch->exact);
+	if (quantized && !p.exact)
+		need_int8(b, in);
+	out->n_quantized = 0;
+	bytes = w->n_byte / w->n_group + 1;
+	p.n_group = p.exact || bytes >= ITEM_BYTES ? 1 : (uint32_t)(ITEM_BYTES / bytes);
+	pool_run(b->pool, multiply, &p, (w->n_group + p.n_group - 1) / p.n_group);
+}

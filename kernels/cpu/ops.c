@@ -1,0 +1,223 @@
+/*
+ * Operations that take rows one by one: embed, norm, gated activation, add,
+ * select, softcap, read; and the acts they work on.
+ *
+ * Few rows are done by the caller: waking a worker costs more.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+#define ALONE_FLOATS 8192u       /* work that is not worth a second worker */
+#define COLUMNS 8192u            /* of an item of a wide row */
+
+int cpu_act_new(struct backend *b, uint32_t width, struct act **out)
+{
+	struct act *a = NULL;
+
+	assert(out);
+	if (width == 0 || width > 1u << 28)
+		return -EINVAL;
+	a = calloc(1, sizeof(*a));
+	if (!a)
+		return -ENOMEM;
+	a->width = width;
+	a->stride = ROUND16((size_t)width);
+	a->x = cpu_alloc(b->n_row_max * a->stride * sizeof(float));
+	if (width % 32 == 0) {
+		a->q = cpu_alloc((size_t)b->n_row_max * width);
+		a->b = cpu_alloc((size_t)b->n_row_max * (width / 32) * sizeof(*a->b));
+	}
+	if (!a->x || (width % 32 == 0 && (!a->q || !a->b))) {
+		cpu_act_free(b, a);
+		return -ENOMEM;
+	}
+	*out = a;
+	return 0;
+}
+
+void cpu_act_free(struct backend *b, struct act *a)
+{
+	(void)b;
+	if (!a)
+		return;
+	cpu_free(a->x);
+	cpu_free(a->q);
+	cpu_free(a->b);
+	free(a);
+}
+
+struct op {
+	struct backend *b;
+	const struct weight *w;
+	const struct norm *norm;
+	const struct act *x, *y;
+	struct act *out;
+	enum glu_kind kind;
+	float factor;
+	uint32_t n_column;       /* items of a row */
+};
+
+typedef void op_fn(void *ctx, uint32_t item, unsigned worker);
+
+/* Runs fn for every row of out, or for every stretch of COLUMNS of wide ones. */
+static void by_rows(struct op *o, op_fn *fn, bool columns)
+{
+	const size_t stride = o->out->stride;
+	uint32_t n;
+
+	o->out->n_quantized = 0;
+	o->n_column = columns ? (uint32_t)((stride + COLUMNS - 1) / COLUMNS) : 1;
+	n = o->b->n_row * o->n_column;
+	if (o->b->n_row * stride > ALONE_FLOATS) {
+		pool_run(o->b->pool, fn, o, n);
+		return;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		fn(o, i, 0);
+}
+
+/* The item's place in acts of out's width, and its length. */
+static size_t stretch(const struct op *o, uint32_t item, size_t *n)
+{
+	size_t row = item / o->n_column, column = item % o->n_column * (size_t)COLUMNS;
+	size_t left = o->out->stride - column;
+
+	*n = o->n_column == 1 ? o->out->stride : left < COLUMNS ? left : COLUMNS;
+	return row * o->out->stride + column;
+}
+
+static void embed_row(void *ctx, uint32_t row, unsigned worker)
+{
+	const struct op *o = ctx;
+
+	(void)worker;
+	cpu_weight_row(o->w, (uint32_t)o->b->batch->rows[row].token, o->factor,
+	               o->out->x + row * o->out->stride);
+}
+
+void cpu_embed(struct backend *b, const struct weight *w, float scale, struct act *out)
+{
+	struct op o = { .b = b, .w = w, .out = out, .factor = scale };
+
+	assert(b->batch && !b->selected && out->width == w->n_in);
+	for (uint32_t i = 0; i < b->batch->n_row && !b->rc; i++)
+		if (b->batch->rows[i].token < 0 || (uint32_t)b->batch->rows[i].token >= w->n_out)
+			cpu_fail(b, -EINVAL, "a token is outside of the vocabulary");
+	if (b->rc)
+		return;
+	by_rows(&o, embed_row, false);
+}
+
+static void norm_row(void *ctx, uint32_t row, unsigned worker)
+{
+	const struct op *o = ctx;
+	const struct norm *n = o->norm;
+
+	(void)worker;
+	for (uint32_t i = 0; i < o->out->width; i += n->width)
+		o->b->isa->norm(n, n->weight ? n->weight->vector : NULL, n->bias ? n->bias->vector : NULL,
+		                o->x->x + row * o->x->stride + i, o->out->x + row * o->out->stride + i);
+}
+
+static bool is_vector(const struct weight *w, uint32_t width)
+{
+	return !w || (w->vector && w->n_in == width);
+}
+
+void cpu_norm(struct backend *b, const struct norm *n, const struct act *in, struct act *out)
+{
+	struct op o = { .b = b, .norm = n, .x = in, .out = out };
+
+	assert(b->batch && in->width == out->width && n->width > 0 && out->width % n->width == 0);
+	assert(is_vector(n->weight, n->width) && is_vector(n->bias, n->width));
+	if (b->rc)
+		return;
+	by_rows(&o, norm_row, false);
+}
+
+static void glu_stretch(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct op *o = ctx;
+	size_t n, at = stretch(o, item, &n);
+
+	(void)worker;
+	o->b->isa->glu(o->kind, o->x->x + at, o->y ? o->y->x + at : NULL, o->out->x + at, n);
+}
+
+void cpu_glu(struct backend *b, enum glu_kind kind, const struct act *gate,
+             const struct act *up, struct act *out)
+{
+	struct op o = { .b = b, .kind = kind, .x = gate, .y = up, .out = out };
+
+	assert(b->batch && gate->width == out->width && (!up || up->width == out->width));
+	if (b->rc)
+		return;
+	by_rows(&o, glu_stretch, true);
+}
+
+static void add_stretch(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct op *o = ctx;
+	size_t n, at = stretch(o, item, &n);
+
+	(void)worker;
+	o->b->isa->add(o->x->x + at, o->y->x + at, o->out->x + at, n);
+}
+
+void cpu_add(struct backend *b, const struct act *x, const struct act *y, struct act *out)
+{
+	struct op o = { .b = b, .x = x, .y = y, .out = out };
+
+	assert(b->batch && x->width == out->width && y->width == out->width);
+	if (b->rc)
+		return;
+	by_rows(&o, add_stretch, true);
+}
+
+static void softcap_stretch(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct op *o = ctx;
+	size_t n, at = stretch(o, item, &n);
+
+	(void)worker;
+	o->b->isa->softcap(o->factor, o->out->x + at, n);
+}
+
+void cpu_softcap(struct backend *b, float cap, struct act *x)
+{
+	struct op o = { .b = b, .factor = cap, .out = x };
+
+	assert(b->batch && cap > 0);
+	if (b->rc)
+		return;
+	by_rows(&o, softcap_stretch, true);
+}
+
+void cpu_select(struct backend *b, const struct act *in, struct act *out)
+{
+	const struct batch *batch = b->batch;
+
+	assert(batch && !b->selected && in->width == out->width);
+	b->selected = true;
+	b->n_row = batch->n_output;
+	if (b->rc)
+		return;
+	out->n_quantized = 0;
+	/* outputs ascend, so out may be in */
+	for (uint32_t i = 0; i < batch->n_output; i++)
+		memmove(out->x + i * out->stride, in->x + batch->outputs[i] * in->stride,
+		        in->width * sizeof(float));
+}
+
+void cpu_read(struct backend *b, const struct act *a, float *dst)
+{
+	assert(b->batch);
+	if (b->rc)
+		return;
+	for (uint32_t i = 0; i < b->n_row; i++)
+		memcpy(dst + (size_t)i * a->width, a->x + i * a->stride, a->width * sizeof(float));
+}

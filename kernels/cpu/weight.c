@@ -1,0 +1,295 @@
+/*
+ * Weights, repacked at load so that a SIMD lane is an output row.
+ *
+ * The hard idea: a group is sixteen output rows side by side.  Per block of 32
+ * inputs it holds bytes [4 inputs at a time][row][4], as an integer dot product
+ * wants them, and its scales as [row]; formats differ only in the number of bits
+ * and in the kind of scale (struct quant_parts), not in kernels.  What is stored
+ * represents the file's values exactly.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+static size_t align64(size_t n)
+{
+	return (n + 63) / 64 * 64;
+}
+
+/* Counts are limited so that no size below can overflow 64 bits. */
+static int check(const struct quant *q, uint32_t type, uint64_t n_in, uint64_t n_out, struct backend_why *why)
+{
+	if (!q)
+		return cpu_why(why, -ENOTSUP, "tensor format %u is not known", type);
+	if (n_in == 0 || n_out == 0 || n_in > (1u << 24) || n_out > (1u << 28))
+		return cpu_why(why, -ENOTSUP, "a tensor of %llu x %llu is not supported",
+		               (unsigned long long)n_in, (unsigned long long)n_out);
+	if (n_in % q->n_block)
+		return cpu_why(why, -ENOTSUP, "rows of %llu values cannot be %s, whose blocks have %u",
+		               (unsigned long long)n_in, q->name, q->n_block);
+	return 0;
+}
+
+static enum pack pack_of(const struct quant *q)
+{
+	switch (q->type) {
+	case QUANT_F32:  return PACK_F32;
+	case QUANT_F16:  return PACK_F16;
+	case QUANT_BF16: return PACK_BF16;
+	default:         return q->n_bit <= 4 && q->n_sub == 32 ? PACK_I4 : PACK_I8;
+	}
+}
+
+/* Sets the pointers of w into one block of memory, or counts with base NULL. */
+static size_t lay_out(struct weight *w, uint8_t *base)
+{
+	const struct quant *q = w->quant;
+	size_t group = w->n_group, n_sub, n_super, at;
+
+	switch (w->pack) {
+	case PACK_F32:
+		w->values = base;
+		return group * w->n_in * 16 * sizeof(float);
+	case PACK_F16: case PACK_BF16:
+		w->values = base;
+		return group * w->n_in * 16 * sizeof(uint16_t);
+	case PACK_I4: case PACK_I8:
+		break;
+	}
+	n_sub = group * (w->n_in / q->n_sub) * 16;
+	n_super = group * (w->n_in / 256) * 16;
+	w->values = base;
+	at = group * (w->n_in / 32) * (w->pack == PACK_I4 ? 256 : 512);
+	if (q->n_block == 32) {
+		w->scale16 = (uint16_t *)(void *)(base + at);
+		at = align64(at + n_sub * 2);
+		w->min16 = (uint16_t *)(void *)(base + at);
+		return align64(at + (q->has_min ? n_sub * 2 : 0));
+	}
+	w->scale8 = (int8_t *)(base + at);
+	at = align64(at + n_sub);
+	w->min8 = (int8_t *)(base + at);
+	at = align64(at + (q->has_min ? n_sub : 0));
+	w->d = (uint16_t *)(void *)(base + at);
+	at = align64(at + n_super * 2);
+	w->m = (uint16_t *)(void *)(base + at);
+	return align64(at + (q->has_min ? n_super * 2 : 0));
+}
+
+static void pack_plain(struct weight *w, uint32_t group, uint32_t lane, const uint8_t *src)
+{
+	size_t size = w->quant->n_byte;
+	uint8_t *dst = w->values + ((size_t)group * w->n_in * 16 + lane) * size;
+
+	for (uint32_t i = 0; i < w->n_in; i++, src += size, dst += 16 * size)
+		memcpy(dst, src, size);
+}
+
+static int offset_of(const struct weight *w)
+{
+	if (w->quant->has_min)
+		return 0;
+	return w->pack == PACK_I4 ? 8 : 128;
+}
+
+/* 32 values of one row into their block of the group. */
+static void pack_values(const struct weight *w, uint8_t *dst, uint32_t lane, const int8_t *q)
+{
+	const int off = offset_of(w);
+
+	for (uint32_t j = 0; j < 8; j++)
+		for (uint32_t k = 0; k < 4; k++) {
+			uint8_t x = (uint8_t)(q[4 * j + k] + off);
+
+			if (w->pack == PACK_I8)
+				dst[(j * 16 + lane) * 4 + k] = x;
+			else if (j < 4)
+				dst[(j * 16 + lane) * 4 + k] |= x;
+			else
+				dst[((j - 4) * 16 + lane) * 4 + k] |= (uint8_t)(x << 4);
+		}
+}
+
+static void pack_quantized(struct weight *w, uint32_t group, uint32_t lane, const uint8_t *src)
+{
+	const struct quant *q = w->quant;
+	const uint32_t n_block = w->n_in / q->n_block, n_sub = q->n_block / q->n_sub;
+	const size_t bytes = w->pack == PACK_I4 ? 256 : 512;
+	uint8_t *dst = w->values + (size_t)group * (w->n_in / 32) * bytes;
+	struct quant_parts o;
+
+	for (uint32_t b = 0; b < n_block; b++, src += q->n_byte) {
+		size_t sub = ((size_t)group * n_block + b) * n_sub * 16 + lane;
+		size_t super = ((size_t)group * n_block + b) * 16 + lane;
+
+		q->unpack(src, &o);
+		for (uint32_t i = 0; i < q->n_block; i += 32, dst += bytes)
+			pack_values(w, dst, lane, o.q + i);
+		if (q->n_block == 32) {
+			w->scale16[sub] = o.d;
+			if (q->has_min)
+				w->min16[sub] = o.m;
+			continue;
+		}
+		w->d[super] = o.d;
+		if (q->has_min)
+			w->m[super] = o.m;
+		for (uint32_t j = 0; j < n_sub; j++) {
+			w->scale8[sub + j * 16] = o.scale[j];
+			if (q->has_min)
+				w->min8[sub + j * 16] = o.min[j];
+		}
+	}
+}
+
+static size_t row_bytes(const struct weight *w)
+{
+	return (size_t)(w->n_in / w->quant->n_block) * w->quant->n_byte;
+}
+
+static void pack_group(void *ctx, uint32_t group, unsigned worker)
+{
+	struct weight *w = ctx;
+
+	(void)worker;
+	for (uint32_t lane = 0; lane < 16 && group * 16 + lane < w->n_out; lane++) {
+		const uint8_t *src = w->data + (group * (size_t)16 + lane) * row_bytes(w);
+
+		if (w->pack == PACK_I4 || w->pack == PACK_I8)
+			pack_quantized(w, group, lane, src);
+		else
+			pack_plain(w, group, lane, src);
+	}
+}
+
+static int load_vector(struct weight *w)
+{
+	w->n_byte = ROUND16((size_t)w->n_in) * sizeof(float);
+	w->vector = cpu_alloc(w->n_byte);
+	if (!w->vector)
+		return -ENOMEM;
+	w->quant->dequantize(w->data, w->vector, w->n_in / w->quant->n_block);
+	return 0;
+}
+
+static int load_groups(struct backend *b, struct weight *w)
+{
+	uint8_t *base;
+
+	w->n_byte = lay_out(w, NULL);
+	base = cpu_alloc(w->n_byte);
+	if (!base)
+		return -ENOMEM;
+	lay_out(w, base);
+	pool_run(b->pool, pack_group, w, w->n_group);
+	return 0;
+}
+
+int cpu_weight_load(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n_out,
+                    const void *data, struct weight **out, struct backend_why *why)
+{
+	const struct quant *q = quant_find(type);
+	struct weight *w = NULL;
+	int rc = check(q, type, n_in, n_out, why);
+
+	assert(data && out && !b->batch);
+	if (rc < 0)
+		return rc;
+	w = calloc(1, sizeof(*w));
+	if (!w)
+		return cpu_why(why, -ENOMEM, "out of memory");
+	w->quant = q;
+	w->data = data;
+	w->n_in = (uint32_t)n_in;
+	w->n_out = (uint32_t)n_out;
+	w->n_group = (w->n_out + 15) / 16;
+	w->pack = pack_of(q);
+	rc = n_out == 1 ? load_vector(w) : load_groups(b, w);
+	if (rc == 0)
+		rc = cpu_scratch_tile(b, w->n_in);
+	if (rc < 0) {
+		cpu_why(why, rc, "out of memory for a tensor of %zu bytes", w->n_byte);
+		cpu_weight_free(b, w);
+		return rc;
+	}
+	*out = w;
+	return 0;
+}
+
+void cpu_weight_free(struct backend *b, struct weight *w)
+{
+	(void)b;
+	if (!w)
+		return;
+	cpu_free(w->vector);
+	cpu_free(w->values);
+	free(w);
+}
+
+size_t cpu_weight_bytes(const struct weight *w)
+{
+	return w->n_byte;
+}
+
+void cpu_weight_row(const struct weight *w, uint32_t row, float scale, float *out)
+{
+	w->quant->dequantize(w->data + row * row_bytes(w), out, w->n_in / w->quant->n_block);
+	for (uint32_t i = 0; i < w->n_in; i++)
+		out[i] *= scale;
+}
+
+/* The stored byte or nibble of input i of a block. */
+static int stored(const struct weight *w, const uint8_t *block, uint32_t i, uint32_t lane)
+{
+	if (w->pack == PACK_I8)
+		return block[(i / 4 * 16 + lane) * 4 + i % 4];
+	if (i < 16)
+		return block[(i / 4 * 16 + lane) * 4 + i % 4] & 15;
+	return block[((i - 16) / 4 * 16 + lane) * 4 + i % 4] >> 4;
+}
+
+static void tile_quantized(const struct weight *w, uint32_t group, float *tile)
+{
+	const struct quant *q = w->quant;
+	const uint32_t n_block = w->n_in / 32, per = 32 / q->n_sub;
+	const size_t bytes = w->pack == PACK_I4 ? 256 : 512;
+	const uint8_t *block = w->values + (size_t)group * n_block * bytes;
+	const int off = offset_of(w);
+	float scale, min;
+
+	for (uint32_t sub = 0; sub < n_block * per; sub++)
+		for (uint32_t lane = 0; lane < 16; lane++) {
+			size_t at = ((size_t)group * n_block * per + sub) * 16 + lane;
+			size_t super = ((size_t)group * (n_block / 8) + sub / per / 8) * 16 + lane;
+
+			if (q->n_block == 32) {
+				scale = quant_f16(w->scale16[at]);
+				min = q->has_min ? quant_f16(w->min16[at]) : 0;
+			} else {
+				scale = quant_f16(w->d[super]) * (float)w->scale8[at];
+				min = q->has_min ? quant_f16(w->m[super]) * (float)w->min8[at] : 0;
+			}
+			for (uint32_t i = 0; i < q->n_sub; i++) {
+				uint32_t in = sub % per * q->n_sub + i;
+				float v = scale * (float)(stored(w, block + sub / per * bytes, in, lane) - off);
+
+				tile[((size_t)sub * q->n_sub + i) * 16 + lane] = q->has_min ? v + min : v;
+			}
+		}
+}
+
+void cpu_weight_tile(const struct weight *w, uint32_t group, float *tile)
+{
+	assert(group < w->n_group);
+	if (w->vector) {
+		memset(tile, 0, (size_t)w->n_in * 16 * sizeof(float));
+		for (uint32_t i = 0; i < w->n_in; i++)
+			tile[(size_t)i * 16] = w->vector[i];
+		return;
+	}
+	assert(w->pack == PACK_I4 || w->pack == PACK_I8);
+	tile_quantized(w, group, tile);
+}
