@@ -5,6 +5,7 @@
 #include "tests/unit/engine-desk.h"
 
 #include <setjmp.h>
+#include <stdio.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
