@@ -35,7 +35,7 @@ static const char schema[] =
 	" fingerprint INTEGER NOT NULL, model TEXT NOT NULL, n_sink INTEGER NOT NULL,"
 	" n_recent INTEGER NOT NULL, raw INTEGER NOT NULL, share INTEGER NOT NULL, "
 	SETTINGS_TYPES
-	" chat BLOB NOT NULL, n_kill INTEGER NOT NULL, n_seq INTEGER NOT NULL, n_token INTEGER NOT NULL,"
+	" sum INTEGER NOT NULL, chat BLOB NOT NULL, n_kill INTEGER NOT NULL, n_seq INTEGER NOT NULL, n_token INTEGER NOT NULL,"
 	" chain INTEGER NOT NULL, n_stored INTEGER NOT NULL, UNIQUE(uid, name)) STRICT;"
 
 	"CREATE TABLE queue("
@@ -282,10 +282,11 @@ static int check_schema(struct store *s, struct reason *why)
 	if (strtol(application, NULL, 10) == 0 && have == 0 && strcmp(tables, "0") == 0)
 		return make_schema(s, why);
 	if (strtol(application, NULL, 10) != STORE_APPLICATION)
-		return refuse(why, "bad_state", "%s/sinkd.db is another program's database", s->dir);
+		return refuse(why, "bad_state", "%s/%s is another program's database",
+		              s->dir, s->database);
 	if (have > STORE_VERSION)
-		return refuse(why, "bad_state", "%s/sinkd.db has version %ld, this sinkd knows %d: a newer one wrote it",
-		              s->dir, have, STORE_VERSION);
+		return refuse(why, "bad_state", "%s/%s has version %ld, this sinkd knows %d: a newer one wrote it",
+		              s->dir, s->database, have, STORE_VERSION);
 	return 0;
 }
 
@@ -311,12 +312,12 @@ static int configure(struct store *s, struct reason *why)
 	               "PRAGMA journal_size_limit = 8388608;", why);
 }
 
-int db_open(struct store *s, const char *vfs, struct reason *why)
+static int db_connect(struct store *s, const char *vfs, struct reason *why)
 {
-	char path[4096 + 16], verdict[200];
+	char path[4096 + 32];
 	int rc;
 
-	snprintf(path, sizeof path, "%s/sinkd.db", s->dir);
+	snprintf(path, sizeof path, "%s/%s", s->dir, s->database);
 	rc = sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE |
 	                     SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE, vfs);
 	if (rc != SQLITE_OK) {
@@ -325,7 +326,26 @@ int db_open(struct store *s, const char *vfs, struct reason *why)
 		s->db = NULL;
 		return rc;
 	}
-	rc = configure(s, why);
+	return configure(s, why);
+}
+
+int db_open_damaged(struct store *s, struct reason *why)
+{
+	int rc = db_connect(s, NULL, why);
+
+	if (s->db == NULL)
+		return rc;
+	sqlite3_exec(s->db, "PRAGMA query_only = ON", NULL, NULL, NULL);
+	sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+	return 0;
+}
+
+int db_open(struct store *s, const char *vfs, struct reason *why)
+{
+	char verdict[200];
+	int rc;
+
+	rc = db_connect(s, vfs, why);
 	if (rc == 0)
 		rc = check_schema(s, why);
 	if (rc == 0)
@@ -346,8 +366,10 @@ void db_close(struct store *s)
 {
 	size_t i;
 
-	for (i = 0; i < N_STATEMENT; i++)
+	for (i = 0; i < N_STATEMENT; i++) {
 		sqlite3_finalize(s->statements[i]);
+		s->statements[i] = NULL;
+	}
 	if (s->db != NULL && sqlite3_close(s->db) != SQLITE_OK)
 		log_error("the database did not close: %s", sqlite3_errmsg(s->db));
 	s->db = NULL;

@@ -126,6 +126,16 @@ int dir_database(struct store *s, struct reason *why)
 	return rc;
 }
 
+int dir_new(struct store *s, const char *name, struct reason *why)
+{
+	int fd = openat(s->fd_dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	if (fd < 0)
+		return refuse(why, "disk", "%s/%s: %s", s->dir, name, strerror(errno));
+	close(fd);
+	return 0;
+}
+
 void dir_close(struct store *s)
 {
 	if (s->fd_checkpoint >= 0)

@@ -35,19 +35,22 @@ struct track {
 #define ORDER "id, session, kind, role, tokens, given, " SETTINGS ", key, payload, " \
 	"stage, offset, n_generated, answer, seq, log_seq, sum"
 #define SESSION "uid, gid, name, created, used, fingerprint, model, n_sink, n_recent, raw, share, " \
-	SETTINGS ", chat, n_kill"
+	SETTINGS ", sum, chat, n_kill"
 
 /* X(symbol, SQL) */
 #define STATEMENTS(X) \
 	X(BEGIN, "BEGIN IMMEDIATE") \
 	X(COMMIT, "COMMIT") \
 	X(SESSION_INSERT, "INSERT INTO sessions(" SESSION ", n_seq, n_token, chain, n_stored)" \
-		" VALUES (?,?,?,?,?,?,?,?,?,?,?," N_SETTINGS ",?,?,0,0,0,0)") \
+		" VALUES (?,?,?,?,?,?,?,?,?,?,?," N_SETTINGS ",?,?,?,0,0,0,0)") \
 	X(SESSION_UPDATE, "UPDATE sessions SET (" SESSION ") =" \
-		" (?,?,?,?,?,?,?,?,?,?,?," N_SETTINGS ",?,?) WHERE id = ?") \
+		" (?,?,?,?,?,?,?,?,?,?,?," N_SETTINGS ",?,?,?) WHERE id = ?") \
 	X(SESSION_ADVANCE, "UPDATE sessions SET n_seq=?, n_token=?, chain=?, n_stored=?, used=?," \
 		" chat=?, n_kill=? WHERE id = ?") \
 	X(SESSION_ALL, "SELECT id, " SESSION ", n_seq, n_token, chain, n_stored FROM sessions ORDER BY id") \
+	X(SESSION_DOWN, "SELECT id, " SESSION ", n_seq, n_token, chain, n_stored FROM sessions ORDER BY id DESC") \
+	X(SESSION_COPY, "INSERT INTO sessions(" SESSION ", id, n_seq, n_token, chain, n_stored)" \
+		" VALUES (?,?,?,?,?,?,?,?,?,?,?," N_SETTINGS ",?,?,?,?,?,?,?,?)") \
 	X(SESSION_TRACK, "SELECT n_seq, n_token, chain, n_stored, n_sink FROM sessions WHERE id = ?") \
 	X(SESSION_DELETE, "DELETE FROM sessions WHERE id = ?") \
 	X(QUEUE_DELETE, "DELETE FROM queue WHERE session = ?") \
@@ -55,6 +58,10 @@ struct track {
 	X(ORDER_INSERT, "INSERT INTO queue(session, kind, role, tokens, given, " SETTINGS ", key, payload," \
 		" stage, offset, n_generated, answer, seq, log_seq, sum)" \
 		" VALUES (?,?,?,?,?," N_SETTINGS ",?,?,?,?,?,?,?,?,?)") \
+	X(ORDER_ALL, "SELECT " ORDER " FROM queue ORDER BY id") \
+	X(ORDER_COPY, "INSERT INTO queue(session, kind, role, tokens, given, " SETTINGS ", key, payload," \
+		" stage, offset, n_generated, answer, seq, log_seq, sum, id)" \
+		" VALUES (?,?,?,?,?," N_SETTINGS ",?,?,?,?,?,?,?,?,?,?)") \
 	X(ORDER_BY_KEY, "SELECT id, stage, offset, n_generated, answer, seq, log_seq FROM queue" \
 		" WHERE session = ? AND key = ?") \
 	X(ORDER_NEXT, "SELECT " ORDER " FROM queue" \
@@ -83,6 +90,7 @@ enum statement {
 
 struct store {
 	char *dir;
+	const char *database;      /* "sinkd.db" */
 	int fd_dir, fd_lock, fd_checkpoint;
 	const struct disk *disk;
 
@@ -110,6 +118,8 @@ struct store {
 
 /* ---- store-db.c: one connection, its statements, and what their failures mean ---- */
 int db_open(struct store *s, const char *vfs, struct reason *why);
+/* The same for salvage: nothing is checked, nothing will be written. */
+int db_open_damaged(struct store *s, struct reason *why);
 void db_close(struct store *s);
 /* The statement, reset, made on first use; NULL: failed (why is filled). */
 sqlite3_stmt *db_statement(struct store *s, enum statement i, struct reason *why);
@@ -147,6 +157,7 @@ static inline uint64_t column_u64(sqlite3_stmt *q, int *i)
 /* ---- store-dir.c: the directory, its lock, modes ---- */
 int dir_open(struct store *s, const char *path, struct reason *why);
 int dir_database(struct store *s, struct reason *why);         /* the file, 0600, durable name */
+int dir_new(struct store *s, const char *name, struct reason *why);    /* an empty file, 0600 */
 void dir_close(struct store *s);
 
 /* ---- store-session.c ---- */
@@ -156,17 +167,24 @@ void track_dirty(struct store *s, struct track *t);
 void tracks_committed(struct store *s);
 void tracks_rolled_back(struct store *s);
 void tracks_free(struct store *s);
+struct track *track_make(struct store *s, uint64_t id);        /* not loaded */
 int track_damaged(struct track *t, struct reason *why, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 int run_session_put(struct store *s, struct store_job *j);
 int run_session_delete(struct store *s, struct store_job *j);
 void settings_bind(sqlite3_stmt *q, int *i, const struct settings *v, unsigned char *scratch);
 void settings_read(sqlite3_stmt *q, int *i, struct settings *v);
+/* The column of sessions that the statement is at. */
+void session_read(sqlite3_stmt *q, struct store_session *v);
+int session_copy(struct store *s, const struct store_session *v, struct reason *why);
 #define STOPS_SIZE (STOP_MAX * (STOP_BYTES + 1))       /* of scratch */
 
 /* ---- store-order.c ---- */
 int run_order_put(struct store *s, struct store_job *j);
 int run_order_next(struct store *s, struct store_job *j);
+/* The row of queue that the statement is at; *sound: it verifies. */
+int order_read(sqlite3_stmt *q, struct order **out, bool *sound);
+int order_copy(struct store *s, const struct order *o, struct reason *why);
 int order_advance(struct store *s, struct track *t, uint64_t id, const struct order_progress *p,
                   struct reason *why);
 
@@ -185,6 +203,7 @@ struct walk {
 int walk_begin(struct walk *w, struct store *s, struct track *t, uint64_t seq, struct reason *why);
 int walk_next(struct walk *w, struct event *e, bool *row, struct reason *why);
 void walk_end(struct walk *w);
+int entry_insert(struct store *s, const struct event *e, uint64_t chain, struct reason *why);
 int log_verify_tail(struct store *s, struct track *t, uint64_t n, struct reason *why);
 
 #endif

@@ -63,6 +63,36 @@ static int find_key(struct store *s, struct order *o, struct reason *why)
 	return STORE_REPEATED;
 }
 
+static void order_bind(sqlite3_stmt *q, int *i, const struct order *o, unsigned char *scratch)
+{
+	bind_u64(q, i, o->session);
+	bind_u64(q, i, o->kind);
+	bind_u64(q, i, o->role);
+	bind_u64(q, i, o->tokens);
+	bind_u64(q, i, o->given);
+	settings_bind(q, i, &o->settings, scratch);
+	if (o->n_key > 0)
+		sqlite3_bind_blob(q, *i, o->key, (int)o->n_key, SQLITE_STATIC);
+	(*i)++;                        /* else NULL */
+	bind_blob(q, i, o->payload, o->n_payload);
+	progress_bind(q, i, &o->progress);
+	bind_u64(q, i, o->log_seq);
+	bind_u64(q, i, order_sum(o));
+}
+
+int order_copy(struct store *s, const struct order *o, struct reason *why)
+{
+	unsigned char scratch[STOPS_SIZE];
+	sqlite3_stmt *q = db_statement(s, SQL_ORDER_COPY, why);
+	int i = 1;
+
+	if (q == NULL)
+		return REFUSED;
+	order_bind(q, &i, o, scratch);
+	bind_u64(q, &i, o->id);
+	return db_run(s, q, why);
+}
+
 static int order_insert(struct store *s, struct order *o, struct reason *why)
 {
 	unsigned char scratch[STOPS_SIZE];
@@ -71,19 +101,7 @@ static int order_insert(struct store *s, struct order *o, struct reason *why)
 
 	if (q == NULL)
 		return REFUSED;
-	bind_u64(q, &i, o->session);
-	bind_u64(q, &i, o->kind);
-	bind_u64(q, &i, o->role);
-	bind_u64(q, &i, o->tokens);
-	bind_u64(q, &i, o->given);
-	settings_bind(q, &i, &o->settings, scratch);
-	if (o->n_key > 0)
-		sqlite3_bind_blob(q, i, o->key, (int)o->n_key, SQLITE_STATIC);
-	i++;                           /* else NULL */
-	bind_blob(q, &i, o->payload, o->n_payload);
-	progress_bind(q, &i, &o->progress);
-	bind_u64(q, &i, o->log_seq);
-	bind_u64(q, &i, order_sum(o));
+	order_bind(q, &i, o, scratch);
 	rc = db_run(s, q, why);
 	if (rc == DB_CONSTRAINT)
 		return ERROR(-EINVAL);
@@ -114,7 +132,7 @@ int run_order_put(struct store *s, struct store_job *j)
 	return rc;
 }
 
-static int order_read(sqlite3_stmt *q, struct order **out, uint64_t *sum)
+int order_read(sqlite3_stmt *q, struct order **out, bool *sound)
 {
 	struct order *o = calloc(1, sizeof *o);
 	const void *key, *payload;
@@ -146,7 +164,8 @@ static int order_read(sqlite3_stmt *q, struct order **out, uint64_t *sum)
 	o->payload[o->n_payload] = '\0';
 	progress_read(q, &i, &o->progress);
 	o->log_seq = column_u64(q, &i);
-	*sum = column_u64(q, &i);
+	/* The payload of a finished one has gone. */
+	*sound = column_u64(q, &i) == order_sum(o) || o->progress.stage == 2;
 	return 0;
 }
 
@@ -155,8 +174,7 @@ int run_order_next(struct store *s, struct store_job *j)
 	struct order *o = NULL;
 	struct track *t;
 	sqlite3_stmt *q;
-	uint64_t sum = 0;
-	bool row;
+	bool row, sound = false;
 	int rc;
 
 	order_free(j->order);
@@ -172,9 +190,9 @@ int run_order_next(struct store *s, struct store_job *j)
 	rc = db_row(s, q, &row, &j->why);
 	if (rc != 0 || !row)
 		return rc;
-	rc = order_read(q, &o, &sum);
+	rc = order_read(q, &o, &sound);
 	db_done(q);
-	if (rc == 0 && order_sum(o) != sum)
+	if (rc == 0 && !sound)
 		rc = track_damaged(t, &j->why, "request %" PRIu64 " in its queue does not verify", o->id);
 	if (rc == 0) {
 		j->order = o;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "daemon/base/log.h"
 #include "daemon/session/checkpoint.h"
@@ -32,7 +33,7 @@ static size_t track_place(const struct store *s, uint64_t id)
 	return lo;
 }
 
-static struct track *track_make(struct store *s, uint64_t id)
+struct track *track_make(struct store *s, uint64_t id)
 {
 	size_t at = track_place(s, id);
 	struct track *t;
@@ -251,6 +252,27 @@ void settings_read(sqlite3_stmt *q, int *i, struct settings *v)
  * behind, and start as zero. */
 _Static_assert(_Alignof(struct chat_state) == 1, "chat_state is bytes on disk");
 
+/* Over what says whose a session is and how it generates: a changed row is not
+ * believed.  On disk: never change.  (Where its timeline stands, the log says.) */
+static uint64_t session_sum(const struct session_row *r)
+{
+	const struct settings *v = &r->settings;
+	unsigned char stops[STOPS_SIZE];
+	uint64_t fields[] = {
+		r->uid, r->gid, (uint64_t)r->created, r->fingerprint, r->window.n_sink, r->window.n_recent,
+		r->raw, r->share, v->sampling.top_k, v->sampling.seed, v->max_tokens,
+	};
+	float reals[] = {
+		v->sampling.temperature, v->sampling.top_p, v->sampling.min_p, v->sampling.repeat_penalty,
+	};
+	uint64_t sum = XXH3_64bits(fields, sizeof fields);
+
+	sum = XXH3_64bits_withSeed(reals, sizeof reals, sum);
+	sum = XXH3_64bits_withSeed(r->name, strlen(r->name), sum);
+	sum = XXH3_64bits_withSeed(r->model, strlen(r->model), sum);
+	return XXH3_64bits_withSeed(stops, stops_encode(stops, &v->stops), sum);
+}
+
 static void session_bind(sqlite3_stmt *q, int *i, const struct session_row *r, unsigned char *scratch)
 {
 	bind_u64(q, i, r->uid);
@@ -265,6 +287,7 @@ static void session_bind(sqlite3_stmt *q, int *i, const struct session_row *r, u
 	bind_u64(q, i, r->raw);
 	bind_u64(q, i, r->share);
 	settings_bind(q, i, &r->settings, scratch);
+	bind_u64(q, i, session_sum(r));
 	bind_blob(q, i, &r->chat, sizeof r->chat);
 	bind_u64(q, i, r->n_kill);
 }
@@ -286,7 +309,7 @@ static void column_chat(sqlite3_stmt *q, int *i, struct chat_state *out)
 		memcpy(out, p, n < sizeof *out ? n : sizeof *out);
 }
 
-static void session_read(sqlite3_stmt *q, struct store_session *v)
+void session_read(sqlite3_stmt *q, struct store_session *v)
 {
 	struct session_row *r = &v->row;
 	int i = 0;
@@ -304,6 +327,8 @@ static void session_read(sqlite3_stmt *q, struct store_session *v)
 	r->raw = column_u64(q, &i) != 0;
 	r->share = (uint8_t)column_u64(q, &i);
 	settings_read(q, &i, &r->settings);
+	if (column_u64(q, &i) != session_sum(r))
+		snprintf(v->bad, sizeof v->bad, "session %" PRIu64 ": its row does not verify", r->id);
 	column_chat(q, &i, &r->chat);
 	r->n_kill = (uint32_t)column_u64(q, &i);
 	r->n_seq = column_u64(q, &i);
@@ -361,6 +386,23 @@ static int session_update(struct store *s, struct store_job *j)
 	r->n_token = t->n_token;
 	r->chain = t->chain;
 	return 0;
+}
+
+int session_copy(struct store *s, const struct store_session *v, struct reason *why)
+{
+	sqlite3_stmt *q = db_statement(s, SQL_SESSION_COPY, why);
+	unsigned char scratch[STOPS_SIZE];
+	int i = 1;
+
+	if (q == NULL)
+		return REFUSED;
+	session_bind(q, &i, &v->row, scratch);
+	bind_u64(q, &i, v->row.id);
+	bind_u64(q, &i, v->row.n_seq);
+	bind_u64(q, &i, v->row.n_token);
+	bind_u64(q, &i, v->row.chain);
+	bind_u64(q, &i, v->n_stored_bytes);
+	return db_run(s, q, why);
 }
 
 int run_session_put(struct store *s, struct store_job *j)
@@ -453,6 +495,15 @@ static int read_sessions(struct store *s, struct store_session **out, size_t *n,
 	return rc;
 }
 
+/* Marks the track too, so that jobs are refused. */
+static void row_damaged(struct store *s, const struct store_session *v)
+{
+	struct track *t = track_make(s, v->row.id);
+
+	snprintf(t->bad, sizeof t->bad, "%s", v->bad);
+	log_error("%s", v->bad);
+}
+
 int store_each(struct store *s, int (*each)(void *ctx, const struct store_session *), void *ctx)
 {
 	struct store_session *all = NULL;
@@ -467,7 +518,9 @@ int store_each(struct store *s, int (*each)(void *ctx, const struct store_sessio
 		struct store_session *v = &all[i];
 		struct track *t;
 
-		if (count_orders(s, v, &why) != 0 || track_get(s, v->row.id, &t, &why) != 0 ||
+		if (v->bad[0] != '\0')
+			row_damaged(s, v);
+		else if (count_orders(s, v, &why) != 0 || track_get(s, v->row.id, &t, &why) != 0 ||
 		    log_verify_tail(s, t, STORE_TAIL, &why) != 0) {
 			t = track_find(s, v->row.id);
 			snprintf(v->bad, sizeof v->bad, "%.*s", (int)sizeof v->bad - 1,
