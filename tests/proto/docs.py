@@ -2,11 +2,13 @@
 and error of the tables is on the page and the other way round; every example's bytes decode to
 the line above them.
 
-    docs.py DUMP PROTOCOL.md     (DUMP: the program tests/proto/dump)
+    docs.py [--errors]       with SRCDIR and BUILDDIR, where the program tests/proto/dump is
+                             --errors: prints the page's table of errors, to paste
 
 It first proves on a page with one row left out, for each row, that it can fail.
 """
 import json
+import os
 import re
 import subprocess
 import sys
@@ -100,11 +102,12 @@ def can_fail(table, page):
 
 
 def main():
-    dump = subprocess.run([sys.argv[1]], stdout=subprocess.PIPE, check=True, text=True).stdout
-    with open(sys.argv[2], encoding='utf-8') as f:
+    program = os.path.join(os.environ.get('BUILDDIR', '.'), 'tests/proto/dump')
+    dump = subprocess.run([program], stdout=subprocess.PIPE, check=True, text=True).stdout
+    with open(os.path.join(os.environ.get('SRCDIR', '.'), 'proto/PROTOCOL.md'), encoding='utf-8') as f:
         page = f.read()
     table = table_rows(dump)
-    if sys.argv[3:] == ['--errors']:       # the page's table, to paste
+    if sys.argv[1:] == ['--errors']:
         rows = sorted((int(r[1]), r[2], r[3]) for r in table if r[0] == 'error')
         print('\n'.join(f'| {c} | `{n}` | {h} |' for c, n, h in rows))
         return
