@@ -299,11 +299,13 @@ static void arguments_take(struct append *a)
 
 /* ---- both ---- */
 
-static int wait_ms(const struct append *a)
+static int wait_ms(struct append *a)
 {
-	if (a->n_in > 0 && a->n < FLIGHT_MAX)
-		return SILENCE_MS;
-	return a->not_before ? AGAIN_MS : -1;
+	if (a->not_before)
+		return AGAIN_MS;
+	if (pieces_in(a, WAITING) && !(a->careful && pieces_in(a, SENT)))
+		return 0;                  /* a new connection: they go again now */
+	return a->n_in > 0 && a->n < FLIGHT_MAX ? SILENCE_MS : -1;
 }
 
 /* Waits for input where there is room for it, and for the daemon. */
@@ -316,6 +318,13 @@ static int append_wait(struct append *a)
 	if (poll(p, 2, wait_ms(a)) < 0 && errno != EINTR) {
 		perror("sink: poll");
 		return EXIT_REFUSED;
+	}
+	/* With nothing in flight nobody else would see that the daemon has left. */
+	if (p[0].revents & (POLLHUP | POLLERR) && pieces_in(a, SENT) == 0) {
+		int rc = daemon_again(a);
+
+		if (rc)
+			return rc;
 	}
 	return p[1].revents ? input_read(a) : 0;
 }
