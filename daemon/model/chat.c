@@ -239,6 +239,8 @@ struct spelling {
 
 static int spell_bytes(struct spelling *s, const char *text, size_t n)
 {
+	if (n == 0)
+		return 0;
 	if (s->room - s->n < n) {
 		size_t room = 2 * s->room + n + 128;
 		char *data = realloc(s->data, room);
@@ -378,21 +380,28 @@ int chat_text(const struct chat_format *f, const struct tokenizer *t, struct cha
 int chat_close(const struct chat_format *f, const struct tokenizer *t, struct chat_state *s,
                bool ended, struct ids *out)
 {
-	const char *end = f->end ? f->end : CHAT_EOS, *rest;
+	const char *end = f->end ? f->end : CHAT_EOS, *close;
 	struct spelling p = { 0 };
+	struct ids ids = { 0 };
+	size_t skip;
 	int rc;
 
 	if (!s->open)
 		return 0;
 	if (!ended)
 		return chat_enter(f, t, s, ROLE_RAW, out, NULL);
-	rest = strstr(f->turns[s->open - 1].close, end);
+	/* What follows the end token is tokenized behind it, as in the template. */
+	close = strstr(f->turns[s->open - 1].close, end);
 	s->open = 0;
 	s->space = 0;
 	s->special = 1;
-	rc = spell(&p, t, rest ? rest + strlen(end) : "");
+	rc = spell(&p, t, close ? close : "");
 	if (!rc)
-		rc = feed_template(t, s, &p, out);
+		rc = feed_template(t, s, &p, &ids);
+	skip = ids.n && tokenizer_is_end(t, ids.data[0]);
+	if (!rc)
+		ids_append(out, ids.data + skip, ids.n - skip);
+	ids_free(&ids);
 	free(p.data);
 	return rc;
 }
