@@ -105,6 +105,7 @@ struct peer {
 	uint64_t charged;          /* part of user->n_byte */
 	bool error_map;            /* hello {errors: "map"} */
 	bool posted;               /* the engine knows it */
+	bool surplus;              /* over the user's cap: its first request is refused */
 	bool eof;                  /* has sent its last byte */
 	bool closing;              /* ends when out is empty */
 	bool broken;               /* ends at the next turn of the loop */

@@ -25,6 +25,10 @@
 #include "daemon/serve/method.h"
 
 #define READ_BYTES 65536
+/* Connections over the cap that are still told so, as the answer to their first
+ * request; even more are closed at once. */
+#define SURPLUS 16
+#define TOO_MANY "this user has as many connections as one may have"
 #define TURN_MESSAGES 32       /* of one peer before others have their turn */
 
 /* ---- users ---- */
@@ -214,6 +218,8 @@ static void take_message(struct peer *p)
 			return;
 		}
 		answer_error(p, f.id, "parse", why);   /* where the next one begins is known */
+	} else if (p->surplus) {
+		refuse_input(p, f.id, "cap_connections", TOO_MANY);
 	} else if (f.kind == FRAME_REQUEST) {      /* we ask nothing, and know no notification */
 		method_call(p, &f, n);
 	}
@@ -272,7 +278,10 @@ static void on_readable(evutil_socket_t fd, short what, void *ctx)
 	struct peer *p = ctx;
 	int n;
 
-	(void)what;
+	if (what & EV_TIMEOUT) {
+		refuse_input(p, 0, "cap_connections", TOO_MANY);
+		return;
+	}
 	if (may_take(p) && !p->eof && !unscanned(p)) {
 		n = evbuffer_read(p->in, fd, READ_BYTES);
 		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
@@ -467,6 +476,7 @@ static int prepare(struct serve *s, struct peer *p)
 
 void peer_accept(struct serve *s, int fd)
 {
+	static const struct timeval patience = { .tv_sec = 2 };
 	struct peer *p = calloc(1, sizeof *p);
 	int rc;
 
@@ -486,15 +496,18 @@ void peer_accept(struct serve *s, int fd)
 		turn_away(s, p, "internal", "the connection cannot be served");
 		return;
 	}
-	if (p->user->n_peer >= s->params.n_connection) {
-		turn_away(s, p, "cap_connections", "this user has as many connections as one may have");
+	if (p->user->n_peer >= (uint64_t)s->params.n_connection + SURPLUS) {
+		turn_away(s, p, "cap_connections", TOO_MANY);
 		return;
 	}
+	p->surplus = p->user->n_peer >= s->params.n_connection;
+	if (p->surplus)
+		log_info("a connection of uid %u is one too many", (unsigned)p->uid);
 	p->user->n_peer++;
 	p->number = ++s->n_number;
 	scan_reset(&p->scan, PROTO_MESSAGE_MAX);
 	LIST_INSERT_HEAD(&s->peers, p, link);
 	s->n_peer++;
-	event_add(p->readable, NULL);
+	event_add(p->readable, p->surplus ? &patience : NULL);
 	log_debug("peer %llu: uid %u, pid %d", (unsigned long long)p->number, (unsigned)p->uid, (int)p->pid);
 }

@@ -109,15 +109,24 @@ static void on_reload(evutil_socket_t number, short what, void *ctx)
 
 /* ---- letters of the engine ---- */
 
+/* The engine is there, and what hello says of it is known. */
+static void ready(struct serve *s, struct request *info)
+{
+	if (s->state != SERVE_LOADING || s->stopping)
+		return;
+	s->info = info->result;
+	info->result = NULL;
+	s->state = SERVE_READY;
+	log_info("ready: %s; listening on %s", s->text, listen_where(s));
+	watchdog_ready(s);
+}
+
 static void own_answer(struct serve *s, struct request *r)
 {
-	if (r->verb == VERB_PING) {
+	if (r->verb == VERB_PING)
 		watchdog_pong(s);
-	} else if (r->verb == VERB_SERVER_INFO && r->rc == 0) {
-		value_free(s->info);
-		s->info = r->result;
-		r->result = NULL;
-	}
+	else if (r->verb == VERB_SERVER_INFO && r->rc == 0)
+		ready(s, r);
 }
 
 void serve_on_answer(void *serve, struct letter *l)
@@ -153,7 +162,6 @@ void serve_on_published(void *serve, struct letter *l)
 	published_free(p);
 }
 
-/* What hello says of the model, asked once it is there. */
 static void ask_info(struct serve *s)
 {
 	struct request *r = request_new(VERB_SERVER_INFO);
@@ -200,12 +208,8 @@ void serve_on_status(void *serve, struct letter *l)
 		watchdog_loading(s);
 		break;
 	case ENGINE_READY:
-		if (s->state == SERVE_LOADING && !s->stopping) {
-			s->state = SERVE_READY;
+		if (engine_takes(s))
 			ask_info(s);
-			log_info("ready: %s; listening on %s", s->text, listen_where(s));
-			watchdog_ready(s);
-		}
 		break;
 	case ENGINE_FAILED:
 		failed(s, &e->why);
