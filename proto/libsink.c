@@ -387,6 +387,8 @@ msgpack_packer *sink_begin(struct sink *s, const char *method)
 	return &s->packer;
 }
 
+static int last_words(struct sink *s, int rc, struct sink_error *e);
+
 int sink_send(struct sink *s, uint32_t *id, struct sink_error *e)
 {
 	size_t at = 0;
@@ -404,12 +406,12 @@ int sink_send(struct sink *s, uint32_t *id, struct sink_error *e)
 		if (errno == EINTR)
 			continue;
 		if (errno != EAGAIN && errno != EWOULDBLOCK)
-			return fail_gone(e, errno);
+			return last_words(s, fail_gone(e, errno), e);
 		rc = wait_for(s, POLLIN | POLLOUT, -1, &got, e);
 		if (rc == 0 && (got & (POLLIN | POLLHUP | POLLERR)))
 			rc = input_read(s, e);
 		if (rc)
-			return rc;
+			return last_words(s, rc, e);
 	}
 	return 0;
 }
@@ -486,6 +488,28 @@ static int answer_open(struct message *m, struct sink_answer *out, struct sink_e
 	return 0;
 }
 
+/* A daemon that ends a connection may have said why, in an answer with the id 0:
+ * then rc SINK_GONE becomes SINK_REFUSED. */
+static int last_words(struct sink *s, int rc, struct sink_error *e)
+{
+	struct sink_error ignored;
+	struct sink_answer answer = { 0 };
+	struct message **at;
+	struct pollfd p = { .fd = s->fd, .events = POLLIN };
+
+	if (rc != SINK_GONE)
+		return rc;
+	while (poll(&p, 1, 0) > 0 && input_read(s, &ignored) == 0)
+		;
+	for (at = &s->answers.first; *at; at = &(*at)->next)
+		if ((*at)->id == 0) {
+			rc = answer_open(list_take(&s->answers, at), &answer, e);
+			sink_answer_free(&answer);
+			return rc ? rc : SINK_GONE;
+		}
+	return rc;
+}
+
 int sink_wait_ms(struct sink *s, uint32_t id, int timeout_ms, struct sink_answer *out, struct sink_error *e)
 {
 	int64_t deadline = deadline_of(timeout_ms);
@@ -502,7 +526,7 @@ int sink_wait_ms(struct sink *s, uint32_t id, int timeout_ms, struct sink_answer
 		if (rc == 0)
 			rc = input_read(s, e);
 		if (rc)
-			return rc;
+			return last_words(s, rc, e);
 	}
 }
 
