@@ -26,8 +26,8 @@ with Daemon() as d:
     d.sink('append', 'a', 'word ' * 60)
     d.idle('a')
     show = d.json('show', 'a')
-    check_equal((len(show['head_tokens']), len(show['window_tokens'])), (2, 20), 'tokens in show')
-    check_equal(show['forgotten'], show['position'] - 22, 'forgotten')
+    check_equal((len(show['head_tokens']), len(show['window_tokens'])), (2, 21), 'tokens in show: the sinks, the window, the newest')
+    check_equal(show['forgotten'], show['position'] - 23, 'forgotten')
     check(b'word word' in d.sink('show', 'a').out, 'show')
     check_equal(d.rpc().call('model.detokenize', tokens=show['window_tokens'])['text'], show['window'], 'show is the tokens')
 

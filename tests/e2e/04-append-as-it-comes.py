@@ -18,7 +18,7 @@ with Daemon() as d:
     check_equal(follower.stdout.read(21), b'no newline at the end')
 
     # The daemon goes away and comes back under an open pipe: nothing lost, nothing doubled.
-    writer = d.sink_popen('append', 'log', stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    writer = d.sink_popen('append', 'log', stdin=subprocess.PIPE)
     for i in range(30):
         writer.stdin.write(f'[{i}]\n'.encode())
         writer.stdin.flush()

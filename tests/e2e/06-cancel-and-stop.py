@@ -1,5 +1,5 @@
 """An answer ends by cancel, by a stop string, by its length, or with its client when it was asked to."""
-from harness import Daemon, check, check_equal, wait_for
+from harness import Daemon, check, check_equal, text_of, wait_for
 
 
 def ended(d, name):
@@ -14,7 +14,7 @@ with Daemon() as d:
     d.idle('a')
     end = ended(d, 'a')[-1]
     check(end['reason'] in ('length', 'stop') and end['generated_tokens'] <= 10, 'by length', end)
-    answer = ''.join(e['text'] for e in d.events('a') if e['kind'] == 'text' and e.get('request') == end['request'])
+    answer = text_of([e for e in d.events('a') if e.get('request') == end['request']])
 
     # The same session again, with a piece of that answer as a stop string.
     c.call('session.create', session='b', raw=True, sinks=4, window=28, seed=1, temperature=0.8)
@@ -24,7 +24,7 @@ with Daemon() as d:
     c.call('session.generate', session='b', max_tokens=10, stop=[stop, 'never in there'])
     d.idle('b')
     end = ended(d, 'b')[-1]
-    cut = ''.join(e['text'] for e in d.events('b') if e['kind'] == 'text' and e.get('request') == end['request'])
+    cut = text_of([e for e in d.events('b') if e.get('request') == end['request']])
     check_equal(end['reason'], 'stop', 'by a stop string')
     check_equal(cut, answer[:answer.index(stop)], 'the answer before the stop string')
 
