@@ -136,6 +136,24 @@ int dir_new(struct store *s, const char *name, struct reason *why)
 	return 0;
 }
 
+/* An empty file is a new database to SQLite.  Where there has been one, it is a
+ * database that lost everything; the lock file remembers. */
+bool dir_emptied(struct store *s)
+{
+	struct stat database, lock;
+
+	return fstatat(s->fd_dir, "sinkd.db", &database, AT_SYMLINK_NOFOLLOW) == 0 && database.st_size <= 1 &&
+	       fstat(s->fd_lock, &lock) == 0 && lock.st_size > 0;
+}
+
+void dir_remember(struct store *s)
+{
+	static const char text[] = "held while sinkd runs; not empty: sinkd.db has been made\n";
+
+	if (pwrite(s->fd_lock, text, sizeof text - 1, 0) < 0 || fsync(s->fd_lock) < 0)
+		log_warning("%s/lock: %s", s->dir, strerror(errno));
+}
+
 void dir_close(struct store *s)
 {
 	if (s->fd_checkpoint >= 0)

@@ -157,6 +157,8 @@ static inline uint64_t column_u64(sqlite3_stmt *q, int *i)
 /* ---- store-dir.c: the directory, its lock, modes ---- */
 int dir_open(struct store *s, const char *path, struct reason *why);
 int dir_database(struct store *s, struct reason *why);         /* the file, 0600, durable name */
+bool dir_emptied(struct store *s);     /* there was a database, and the file is empty */
+void dir_remember(struct store *s);    /* there is one now */
 int dir_new(struct store *s, const char *name, struct reason *why);    /* an empty file, 0600 */
 void dir_close(struct store *s);
 

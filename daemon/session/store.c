@@ -330,6 +330,7 @@ static void *store_main(void *arg)
 	struct letter *l, *next;
 	struct reason why;
 
+	s->failed = false;             /* whatever was read before is over */
 	while (!s->stopping) {
 		for (l = mailbox_wait(s->mail, wait_ms(s)); l != NULL; l = next) {
 			next = l->next;
@@ -386,7 +387,9 @@ int store_open(struct store **out, const struct store_params *p, struct reason *
 	rc = dir_open(s, p->dir, why);
 	if (rc == 0 && p->vfs == NULL)
 		rc = dir_database(s, why);
-	if (rc == 0)
+	if (rc == 0 && p->vfs == NULL && dir_emptied(s))
+		store_set_read_only(s, "the database is damaged (an empty file)");
+	else if (rc == 0)
 		rc = db_open(s, p->vfs, why);
 	if (rc == 0)
 		rc = mailbox_open(&s->mail);
@@ -394,8 +397,10 @@ int store_open(struct store **out, const struct store_params *p, struct reason *
 		store_free(s);
 		return rc;
 	}
-	if (!atomic_load(&s->read_only))
+	if (!atomic_load(&s->read_only)) {
+		dir_remember(s);
 		checkpoint_sweep(s->disk, s->fd_checkpoint, session_known, s);
+	}
 	*out = s;
 	return 0;
 }
