@@ -2,7 +2,8 @@
 watchdog's beat from the engine, RELOADING and READY again, STOPPING."""
 from harness import *
 
-d = Daemon(start=False, env={'WATCHDOG_USEC': '400000'})
+d = Daemon(start=False)
+d.env['WATCHDOG_USEC'] = '400000'
 path = os.path.join(d.dir, 'manager')
 manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 manager.bind(path)
