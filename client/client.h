@@ -146,8 +146,9 @@ int text_gather(const struct client *c, int first, size_t most, char **text, siz
  * ends.  Ctrl-C cancels it. */
 int stream_answer(struct client *c, const char *name, uint64_t request, uint64_t from);
 
-/* The text of events, with the name of its role before each turn; raw: just text. */
-struct transcript { bool raw, mid_line; char role[16]; };
+/* The text of events, with the name of its role before each turn.  raw: just text.
+ * exact: bytes that are not UTF-8 as they are, not as U+FFFD. */
+struct transcript { bool raw, exact, mid_line; char role[16]; };
 void transcript_print(struct transcript *t, const msgpack_object *event, FILE *f);
 void transcript_end(struct transcript *t, FILE *f);
 

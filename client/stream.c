@@ -207,22 +207,37 @@ static void role_begin(struct transcript *t, const msgpack_object_str *role, FIL
 	t->mid_line = true;
 }
 
+static void text_print(struct transcript *t, const msgpack_object *event, FILE *f)
+{
+	const msgpack_object_str *text = answer_str(event, "text");
+	const msgpack_object *bytes = frame_get(event, "bytes");
+	const char *p = text ? text->ptr : NULL;
+	size_t n = text ? text->size : 0;
+
+	if (t->exact && bytes && bytes->type == MSGPACK_OBJECT_BIN) {
+		p = bytes->via.bin.ptr;
+		n = bytes->via.bin.size;
+	}
+	if (n == 0)
+		return;
+	fwrite(p, 1, n, f);
+	t->mid_line = p[n - 1] != '\n';
+}
+
 void transcript_print(struct transcript *t, const msgpack_object *event, FILE *f)
 {
-	const msgpack_object_str *text = answer_str(event, "text"), *role = answer_str(event, "role");
+	const msgpack_object_str *role = answer_str(event, "role"), *text = answer_str(event, "text");
+	bool turn = answer_is(event, "kind", "turn");
 
-	if (answer_is(event, "kind", "turn") && role && answer_is(event, "state", "begin"))
+	if (role && ((turn && answer_is(event, "state", "begin")) ||
+	             (answer_is(event, "kind", "text") && text && text->size > 0)))
 		role_begin(t, role, f);
-	if (answer_is(event, "kind", "turn") && answer_is(event, "state", "end") && !t->raw) {
+	if (turn && answer_is(event, "state", "end") && !t->raw) {
 		transcript_end(t, f);
 		t->role[0] = 0;
 	}
-	if (!answer_is(event, "kind", "text") || !text || text->size == 0)
-		return;
-	if (role)
-		role_begin(t, role, f);
-	fwrite(text->ptr, 1, text->size, f);
-	t->mid_line = text->ptr[text->size - 1] != '\n';
+	if (answer_is(event, "kind", "text"))
+		text_print(t, event, f);
 }
 
 void transcript_end(struct transcript *t, FILE *f)

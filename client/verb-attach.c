@@ -49,7 +49,7 @@ struct attach {
 
 static bool typing(struct attach *a)
 {
-	const LineInfo *line = a->el && a->prompt ? el_line(a->el) : NULL;
+	const LineInfoW *line = a->el && a->prompt ? el_wline(a->el) : NULL;
 
 	return line && line->lastchar > line->buffer;
 }
@@ -353,7 +353,7 @@ static int character_add(struct attach *a, char b, wchar_t *out)
 /* Ctrl-C: stops the answer, or empties the line. */
 static int interrupt_take(struct attach *a)
 {
-	const LineInfo *line = el_line(a->el);
+	const LineInfoW *line = el_wline(a->el);       /* in characters */
 
 	if (a->running)
 		return cancel(a);

@@ -3,6 +3,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "client/client.h"
 #include "proto/frame.h"
@@ -34,6 +35,7 @@ static int reader_open(struct reader *r)
 	params_str(&p, "session", r->c->argv[0]);
 	rc = link_call(r->c, "session.info", &p, &a);
 	raw = rc == 0 ? frame_get(&a.result, "raw") : NULL;
+	r->t.exact = !isatty(STDOUT_FILENO);
 	r->t.raw = raw && raw->type == MSGPACK_OBJECT_BOOLEAN && raw->via.boolean;
 	sink_answer_free(&a);
 	params_free(&p);
@@ -98,7 +100,7 @@ int verb_read(struct client *c)
 	rc = reader_open(&r);
 	while (rc == 0 && !r.ended && !ferror(stdout))
 		rc = reader_step(&r);
-	if (!c->json)
+	if (!c->json && !(r.t.raw && r.t.exact))       /* just the text, to the byte */
 		transcript_end(&r.t, stdout);
 	return rc;
 }
