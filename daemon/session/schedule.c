@@ -52,7 +52,7 @@ static void end_probation(struct timeline *t)
 {
 	t->probation = t->alone = false;
 	t->row.n_kill = 0;
-	timeline_flush(t, false);
+	timeline_flush(t, true);
 }
 
 static void jump(struct timeline *t)
