@@ -26,7 +26,7 @@
 #define WHITE "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 #define EXPRS_MAX 6
 #define MATCH_LIMIT 20000000u
-#define JIT_STACK (1u << 20)
+#define JIT_STACK (16u << 20)        /* reserved, not used, but for long pieces */
 
 /* Pieces that many rows have. */
 #define SUFFIX "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -71,6 +71,17 @@ static const struct pre_row rows[] = {
 	{ { "bailingmoe", "bailingmoe2", "llada-moe" },
 	  { "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|" LETTERS "|\\p{N}"
 	    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+" }, false, false },
+	{ { "jais-2" }, { SUFFIX "|" LETTERS "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s{512}(?!\\S)|\\s{256}(?!\\S)"
+	    "|\\s{128}(?!\\S)|\\s{64}(?!\\S)|\\s{32}(?!\\S)|\\s{16}(?!\\S)|\\s{8}(?!\\S)|\\s{4}(?!\\S)|\\s{1,2}(?!\\S)|\\s{1}" },
+	  false, false },
+	{ { "minicpm5" }, { "\\p{N}{1,3}", SUFFIX "|" LETTERS "|\\p{N}+" TAIL }, true, false },
+	{ { "ufakzeka" }, { LETTERS "|\\p{N}" TAIL }, false, false },
+	{ { "laguna" }, { "[^\\n]+|[\\n]+", QWEN2 }, false, false },
+	{ { "exaone-moe" }, { SUFFIX "|[^\\r\\n\\p{L}\\p{N}]?(?:\\p{L}\\p{M}*(?: \\p{L}\\p{M}*)*)+|\\p{N}"
+	    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]?|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+" }, false, false },
+	{ { "youtu" }, { "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|" CJK, CASED(SUFFIX "?") "|\\p{N}" TAIL_SLASH }, true, false },
+	{ { "chameleon" },
+	  { "<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", "[\\t\\n]|    |  ", "\\p{N}", "[\\p{P}!-/:-@\\[-`{-~]", GPT2 }, false, true },
 	{ { "seed-coder" },
 	  { SUFFIX "|" LETTERS "|\\p{N}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+" }, false, false },
 };

@@ -1,13 +1,16 @@
 /*
  * Golden: 250 lines of hostile text against the ids of HuggingFace's tokenizers
  * (SmolLM2) and llama.cpp (Gemma 3), on the real vocabularies; and the pieces of the
- * ids are the text again, but for what a vocabulary cannot say.
+ * ids are the text again, but for what a vocabulary cannot say.  Every pre-tokenizer
+ * of the table: the hash of the ids that the two give with SmolLM2's vocabulary
+ * (tokenizer-pre.txt).
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tests/golden/rig.h"
+#include "tests/unit/vocab-make.h"
 
 struct line {
 	char *text;
@@ -129,6 +132,70 @@ static void replay(const char *model, const char *folder, const char *name, bool
 	free(file);
 }
 
+/* ---- pre-tokenizers ---- */
+
+static uint64_t hash_id(uint64_t h, int32_t id)
+{
+	for (int i = 0; i < 4; i++)
+		h = (h ^ ((uint32_t)id >> 8 * i & 255)) * 0x100000001b3u;
+	return h;
+}
+
+static uint64_t pre_hash(const char *model, const char *pre, const char *p)
+{
+	const struct vocab_change change = { .pre = pre };
+	static struct line l;
+	uint64_t h = 0xcbf29ce484222325u;
+	struct tokenizer *t;
+	struct gguf *g;
+
+	vocab_make(&g, &t, model, &change);
+	while (*p) {
+		struct ids ids = { 0 };
+
+		p = line_read(p, &l);
+		if (!memchr(l.text, 4, l.n)) {
+			if (tokenizer_encode(t, l.text, l.n, 0, &ids))
+				abort();
+			for (size_t i = 0; i < ids.n; i++)
+				h = hash_id(h, ids.data[i]);
+			h = hash_id(h, -1);
+		}
+		ids_free(&ids);
+		free(l.text);
+	}
+	tokenizer_close(t);
+	gguf_close(g);
+	return h;
+}
+
+static void replay_pre(const char *model, const char *folder)
+{
+	char *file = file_read(folder, "tokenizer-pre.txt"), *texts = file_read(folder, "tokenizer-smollm2.txt"), *end;
+	const char *first = texts, *name;
+	size_t n = 0, n_same = 0, n_known = 0;
+
+	while (*first == '#')
+		first = strchr(first, '\n') + 1;
+	for (char *line = strtok_r(file, "\n", &end); line; line = strtok_r(NULL, "\n", &end)) {
+		char *tab = strchr(line, '\t');
+
+		if (*line == '#')
+			continue;
+		*tab = 0;
+		n++;
+		if (pre_hash(model, line, first) == strtoull(tab + 1, NULL, 16))
+			n_same++;
+		else
+			printf("       %s\n", line);
+	}
+	while ((name = tokenizer_pre_at(n_known)))
+		n_known++;
+	check(n_same == n && n == n_known, "tokenizer-pre.txt: %zu of %zu pre-tokenizers, %zu known", n_same, n, n_known);
+	free(file);
+	free(texts);
+}
+
 int main(void)
 {
 	static const struct { const char *variable, *file, *golden; bool spm; } models[] = {
@@ -147,6 +214,8 @@ int main(void)
 			continue;
 		}
 		replay(path, folder, models[i].golden, models[i].spm);
+		if (i == 0)
+			replay_pre(path, folder);
 		n++;
 	}
 	return n ? check_status() : 77;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/tokenizer-smollm2.txt and tokenizer-gemma3.txt: hostile text and its token ids.
+"""Writes tests/golden/tokenizer-smollm2.txt, -gemma3.txt and -pre.txt: hostile text and its token ids.
 
     make_tokenizer_golden.py SMOLLM2.gguf GEMMA3.gguf [FOLDER]
 
@@ -9,12 +9,21 @@ pre-tokenizers that SmolLM2's tokenizer.json has; Gemma 3's from llama.cpp.  Smo
 llama.cpp as well, and lines on which the two differ are listed in the file's head.
 
 A line of the file: the text in hexadecimal, a tab, the ids.  Special tokens are not parsed.
+
+tokenizer-pre.txt has the name of a pre-tokenizer, a hash of the ids of all those texts (but for the
+ones with U+0004, of which the two programs think differently) and the program: SmolLM2's vocabulary and
+merges in a file that names this pre-tokenizer.  llama.cpp is asked, but where it only approximates the
+expression of the models' tokenizer.json: those are given to `tokenizers` as they are.
 """
 import os
 import random
 import struct
 import sys
+import tempfile
 import unicodedata
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from gguf_write import Gguf  # noqa: E402
 
 
 def gguf_keys(path):
@@ -140,12 +149,86 @@ def write(path, source, texts, ids, notes):
             f.write(s.encode().hex() + "\t" + " ".join(map(str, i)) + "\n")
 
 
+# ---- pre-tokenizers ----
+
+LLAMA_CPP = """default smollm starcoder refact command-r codeshell exaone minerva-7b mellum2 gpt-2 phi-2 mpt olmo jais trillion
+granite-docling gigachat a.x-4.0 mellum exaone4 llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 dbrx smaug-bpe
+glm4 chatglm-bpe qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez kormo f2llmv2 grok-2 solar-open qwen35 falcon deepseek-v3
+hunyuan-dense joyai-llm poro-chat bloom gpt3-finnish viking bailingmoe bailingmoe2 llada-moe seed-coder jais-2 minicpm5 ufakzeka
+laguna exaone-moe youtu chameleon""".split()
+
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+ENGLISH = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+CASED = r"[^\r\n\p{L}\p{N}]?%s*%s+%%s|[^\r\n\p{L}\p{N}]?%s+%s*%%s" % (UPPER, LOWER, UPPER, LOWER)
+TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT4O = CASED % (ENGLISH + "?", ENGLISH + "?") + r"|\p{N}{1,3}" + TAIL
+# name: expressions of tokenizer.json, ignore_merges
+TOKENIZERS = {
+    "tekken": ([CASED % ("", "") + r"|\p{N}" + TAIL], True),
+    "gpt-4o": ([GPT4O], False), "llama4": ([GPT4O], False), "kanana2": ([GPT4O], False), "minimax-m2": ([GPT4O], False),
+    "deepseek-coder": (["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"], False),
+}
+
+
+def fnv(lists):
+    """64-bit FNV-1a over the ids as 32-bit numbers, -1 behind each list."""
+    h = 0xcbf29ce484222325
+    for ids in lists:
+        for byte in struct.pack("<%di" % (len(ids) + 1), *ids, -1):
+            h = (h ^ byte) * 0x100000001b3 % 2**64
+    return h
+
+
+def pre_llama_cpp(keys, name, texts):
+    import llama_cpp
+    g = Gguf()
+    g.key("general.architecture", "str", "llama")
+    for k in ("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count"):
+        g.key("llama." + k, "u32", 64 if k == "embedding_length" else 1)
+    g.key("llama.attention.layer_norm_rms_epsilon", "f32", 1e-5)
+    g.key("tokenizer.ggml.model", "str", "gpt2")
+    g.key("tokenizer.ggml.pre", "str", name)
+    for k, kind in (("tokens", "str"), ("token_type", "i32"), ("merges", "str")):
+        g.key("tokenizer.ggml." + k, "list:" + kind, keys["tokenizer.ggml." + k])
+    g.key("tokenizer.ggml.bos_token_id", "u32", 1)
+    g.key("tokenizer.ggml.eos_token_id", "u32", 2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "pre.gguf")
+        g.write(path)
+        m = llama_cpp.Llama(path, vocab_only=True, verbose=False)
+        return [m.tokenize(s.encode(), add_bos=False, special=False) if s else [] for s in texts]
+
+
+def pre_tokenizers_(keys, name, texts):
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    expressions, ignore_merges = TOKENIZERS[name]
+    vocab = {t.decode(): i for i, t in enumerate(keys["tokenizer.ggml.tokens"])}
+    merges = [tuple(m.decode().split(" ")) for m in keys["tokenizer.ggml.merges"]]
+    t = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges))
+    t.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(e), "isolated") for e in expressions] +
+        [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return [t.encode(s, add_special_tokens=False).ids for s in texts]
+
+
+def write_pre(path, keys, texts, versions):
+    texts = [s for s in texts if "\x04" not in s]
+    with open(path, "w") as f:
+        f.write("# Pre-tokenizer, FNV-1a of the ids of %d texts of tokenizer-smollm2.txt, program that gave the ids.\n" % len(texts))
+        f.write("# Made by tests/tools/make_tokenizer_golden.py, which explains it.\n")
+        for name in LLAMA_CPP:
+            f.write("%s\t%016x\t%s\n" % (name, fnv(pre_llama_cpp(keys, name, texts)), versions[0]))
+        for name in TOKENIZERS:
+            f.write("%s\t%016x\t%s\n" % (name, fnv(pre_tokenizers_(keys, name, texts)), versions[1]))
+
+
 def main():
     smollm2, gemma3 = sys.argv[1:3]
     folder = sys.argv[3] if len(sys.argv) > 3 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden")
     texts = rows()
     import tokenizers
-    hf = hf_smollm2(gguf_keys(smollm2))
+    keys = gguf_keys(smollm2)
+    hf = hf_smollm2(keys)
     ids = [hf(s) for s in texts]
     ask, version = llama_cpp(smollm2)
     # llama-cpp-python drops an answer of nothing as an error.
@@ -156,6 +239,7 @@ def main():
     write(os.path.join(folder, "tokenizer-smollm2.txt"), "HuggingFace tokenizers " + tokenizers.__version__, texts, ids,
           ["%s agrees on %d of them; not on (counted from 0): %s" % (
               version, len(texts) - len(differ), " ".join(map(str, differ)) or "none")])
+    write_pre(os.path.join(folder, "tokenizer-pre.txt"), keys, texts, (version, "tokenizers " + tokenizers.__version__))
     ask, version = llama_cpp(gemma3)
     write(os.path.join(folder, "tokenizer-gemma3.txt"), version, texts, [ask(s) if s else [] for s in texts], [])
 
