@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "config.h"
 #include "daemon/base/log.h"
 #include "daemon/once.h"
 #include "daemon/options.h"
@@ -148,6 +149,7 @@ static int serve(struct program *p)
 	rc = options_check(&p->options, &why);
 	if (rc)
 		goto out;
+	log_info("sinkd " PACKAGE_VERSION ": model %s, state %s", p->options.model, p->options.state);
 	rc = open_serve(&s, p, &why);
 	if (rc)
 		goto out;
@@ -159,7 +161,7 @@ out:
 	store_close(store);
 	serve_close(s);
 	if (rc)
-		log_error("ended: %s: %s", why.name, why.text);
+		log_error("%s: %s", why.name, why.text);
 	else
 		log_info("stopped");
 	return rc ? 1 : 0;

@@ -189,7 +189,6 @@ static void failed(struct serve *s, const struct reason *why)
 		return;
 	s->state = SERVE_FAILED;
 	s->failed = *why;
-	log_error("%s: %s", why->name, why->text);
 	if (s->n_peer == 0 && s->own_socket)
 		t.tv_sec = 0;
 	if (event_base_once(s->base, -1, EV_TIMEOUT, on_linger_end, s, &t) < 0)
