@@ -200,7 +200,7 @@ static void got_checkpoint(struct call *c, struct store_job *j)
 
 	if (t->deleting || t->gone || t->state != TIMELINE_LOADING)
 		return;
-	if (j->rc != 0 && strcmp(j->why.name, "none") != 0)
+	if (j->rc != 0 && j->rc != STORE_NONE)
 		wrong = j->why.name[0] != '\0' ? j->why.text : "it cannot be read";
 	if (j->rc == 0)
 		wrong = unusable(t, j->checkpoint);
