@@ -17,6 +17,8 @@
 
 const char *const role_names[N_ROLE] = { "raw", "system", "user", "assistant", "tool" };
 
+#define PREAMBLE_MAX 4096
+
 #define SYSTEM [ROLE_SYSTEM]
 #define USER [ROLE_USER]
 #define ASSISTANT [ROLE_ASSISTANT]
@@ -142,7 +144,7 @@ static long literal_read(const char *p, const char *end, char quote, const char 
 	size_t n_stop = strlen(stop);
 	long n = 0;
 
-	for (; p < end && *p != quote && *p != '{' && *p != '}'; p++) {
+	for (; p < end && n < PREAMBLE_MAX && *p != quote && *p != '{' && *p != '}'; p++) {
 		if ((size_t)(end - p) >= n_stop && memcmp(p, stop, n_stop) == 0)
 			return n;
 		if (*p == '\\' && p + 1 < end) {

@@ -32,6 +32,7 @@ struct special_set {
 struct vocab {
 	size_t n;
 	bool byte_level;               /* normal tokens are in GPT-2's byte alphabet */
+	bool typed;                    /* the file says what kinds its tokens are */
 	struct gguf_str *text;         /* views into the mapping, as the file has them */
 	uint8_t *kind;
 	float *score;                  /* SentencePiece only */

@@ -75,6 +75,19 @@ static int byte_read(const char *text, size_t left, size_t *n)
 	return c <= 32 ? (int)c : c < 33 + 34 ? (int)(c - 33 + 127) : c == 33 + 34 ? 173 : -1;
 }
 
+static int hex_digit(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* "<0x0A>": the byte, or -1. */
+static int byte_token(struct gguf_str s)
+{
+	if (s.n != 6 || memcmp(s.data, "<0x", 3) || s.data[5] != '>' || hex_digit(s.data[3]) < 0 || hex_digit(s.data[4]) < 0)
+		return -1;
+	return hex_digit(s.data[3]) << 4 | hex_digit(s.data[4]);
+}
+
 /* ---- look-up ---- */
 
 int32_t vocab_find(const struct vocab *v, const char *text, size_t n, uint8_t want)
@@ -153,9 +166,12 @@ static int kinds_read(struct vocab *v, const struct gguf *g, struct reason *why)
 	struct gguf_array a;
 	uint64_t type;
 
-	memset(v->kind, KIND_NORMAL, v->n);
-	if (!gguf_array(g, "tokenizer.ggml.token_type", &a))
+	v->typed = gguf_array(g, "tokenizer.ggml.token_type", &a);
+	if (!v->typed) {
+		for (size_t i = 0; i < v->n; i++)
+			v->kind[i] = !v->byte_level && byte_token(v->text[i]) >= 0 ? KIND_BYTE : KIND_NORMAL;
 		return 0;
+	}
 	if (a.type == 8 || a.n != v->n)
 		return refuse(why, "bad_model", "tokenizer.ggml.token_type has %" PRIu64 " entries for %zu tokens", a.n, v->n);
 	for (size_t i = 0; i < v->n; i++) {
@@ -243,6 +259,14 @@ static int ids_read(struct vocab *v, const struct gguf *g, struct reason *why)
 		rc = id_read(v, g, "tokenizer.ggml.eom_token_id", -1, &end[2], why);
 	if (rc)
 		return rc;
+	if (!v->typed) {           /* what can be known without types */
+		if (v->unk >= 0)
+			v->kind[v->unk] = KIND_UNKNOWN;
+		if (v->bos >= 0)
+			v->kind[v->bos] = KIND_CONTROL;
+		if (v->eos >= 0)
+			v->kind[v->eos] = KIND_CONTROL;
+	}
 	end[0] = v->eos;
 	ends_mark(v, end, 3);
 	gguf_bool(g, "tokenizer.ggml.add_bos_token", &v->add_bos);
@@ -254,19 +278,6 @@ static int ids_read(struct vocab *v, const struct gguf *g, struct reason *why)
 }
 
 /* ---- pieces ---- */
-
-static int hex_digit(char c)
-{
-	return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* "<0x0A>": the byte, or -1. */
-static int byte_token(struct gguf_str s)
-{
-	if (s.n != 6 || memcmp(s.data, "<0x", 3) || s.data[5] != '>' || hex_digit(s.data[3]) < 0 || hex_digit(s.data[4]) < 0)
-		return -1;
-	return hex_digit(s.data[3]) << 4 | hex_digit(s.data[4]);
-}
 
 /* A normal token's bytes; returns how many. */
 static size_t piece_decode(const struct vocab *v, struct gguf_str s, char *dst)

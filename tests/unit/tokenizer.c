@@ -273,6 +273,13 @@ static void test_special(void **state)
 	assert_string_equal(spelt(&v, "zxyxyxz", 0), "z|xyxy|x|z|");
 	assert_true(tokenizer_is_special(v.t, tokenizer_find(v.t, "bcd")));
 	assert_false(tokenizer_is_special(v.t, tokenizer_find(v.t, "he")));
+	/* No way of merging makes a control token. */
+	discard(&v);
+	v = made(SPM, (struct vocab_change){ .control = { "<x", "zq" } });
+	assert_string_equal(spelt(&v, "<xzq", 0), "<|x|z|q|");
+	discard(&v);
+	v = made(BPE, (struct vocab_change){ .pre = "llama-bpe", .control = { "zq", "<|end|>" }, .user = { "bcd" } });
+	assert_string_equal(spelt(&v, "zq", 0), "z|q|");
 	/* Ends of a generation: the model's, and known spellings. */
 	assert_true(tokenizer_is_end(v.t, tokenizer_find(v.t, "<|im_end|>")));
 	assert_true(tokenizer_is_end(v.t, tokenizer_find(v.t, "<|end|>")));
@@ -501,6 +508,58 @@ static void test_hostile(void **state)
 	}
 }
 
+/* Without types, byte tokens and the named ids are told by what they are. */
+static void test_untyped(void **state)
+{
+	static const char *const tokens[] = { "<unk>", "<s>", "</s>", "<0x0A>", "a", "\xe2\x96\x81", NULL };
+	struct vocabulary v;
+	struct reason why;
+	struct make m;
+
+	(void)state;
+	make_begin(&m, 3);
+	make_key_string(&m, "tokenizer.ggml.model", "llama");
+	list_add(&m, "tokenizer.ggml.tokens", tokens);
+	numbers_add(&m, "tokenizer.ggml.scores", 6, 6, 0);
+	make_counts(&m);
+	assert_int_equal(make_open(&v.g, m.data, m.n, &why), 0);
+	assert_int_equal(tokenizer_open(&v.t, v.g, &why), 0);
+	assert_string_equal(spelt(&v, "a\n a", TOKENIZE_START), " |a|\n| |a|");
+	assert_string_equal(spelt(&v, "</s>", TOKENIZE_SPECIAL), "</s>|");
+	assert_string_equal(spelt(&v, "b", 0), "<unk>|");      /* neither a token nor a byte's */
+	assert_true(tokenizer_is_end(v.t, 2));
+	assert_int_equal(tokenizer_piece(v.t, 2, false).n, 0);
+	assert_int_equal(tokenizer_bos(v.t), 1);
+	assert_int_equal(tokenizer_eos(v.t), 2);
+	assert_true(tokenizer_add_bos(v.t));
+	assert_int_equal(tokenizer_n_vocab(v.t), 6);
+	make_free(&m);
+	discard(&v);
+}
+
+/* Of a merge that is there twice the first counts. */
+static void test_twice(void **state)
+{
+	static const char *const tokens[] = { "a", "b", "c", "ab", "bc", NULL };
+	static const char *const merges[] = { "a b", "b c", "a b", NULL };
+	struct vocabulary v;
+	struct reason why;
+	struct make m;
+
+	(void)state;
+	make_begin(&m, 3);
+	make_key_string(&m, "tokenizer.ggml.model", "gpt2");
+	make_key_string(&m, "tokenizer.ggml.pre", "gpt-2");
+	list_add(&m, "tokenizer.ggml.tokens", tokens);
+	list_add(&m, "tokenizer.ggml.merges", merges);
+	make_counts(&m);
+	assert_int_equal(make_open(&v.g, m.data, m.n, &why), 0);
+	assert_int_equal(tokenizer_open(&v.t, v.g, &why), 0);
+	assert_string_equal(spelt(&v, "abc", 0), "ab|c|");
+	make_free(&m);
+	discard(&v);
+}
+
 /* A special token too long to be one, and bits of a whole vocabulary turned: refused
  * or opened, never anything else. */
 static void test_damaged(void **state)
@@ -554,7 +613,7 @@ int main(void)
 		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_invalid), cmocka_unit_test(test_merges),
 		cmocka_unit_test(test_long), cmocka_unit_test(test_special), cmocka_unit_test(test_space_prefix),
 		cmocka_unit_test(test_pre), cmocka_unit_test(test_cut), cmocka_unit_test(test_cut_ids),
-		cmocka_unit_test(test_hostile), cmocka_unit_test(test_damaged),
+		cmocka_unit_test(test_hostile), cmocka_unit_test(test_untyped), cmocka_unit_test(test_twice), cmocka_unit_test(test_damaged),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
