@@ -3,7 +3,9 @@
  * attention by window, and whole steps of a model of SmolLM2-135M's shapes with
  * random weights.  Writes CSV.
  *
- *   tests/bench/kernels [--isa NAME] [--threads N] [--quick]
+ *   tests/bench/kernels [--isa NAME] [--threads N] [--quick] [--cpu] [--steps]
+ *
+ * --cpu: times are the process's processor time, for one thread on a busy machine.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,12 +21,13 @@ enum { N_EMBD = 576, N_FF = 1536, N_HEAD = 9, N_HEAD_KV = 3, HEAD_DIM = 64, N_VO
 
 static struct place place = { NULL, 0 };
 static double budget = 0.4;              /* seconds a number */
+static clockid_t watch = CLOCK_MONOTONIC;
 
 static double now(void)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(watch, &t);
 	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -247,6 +250,7 @@ static void bench_steps(uint32_t type, uint32_t recent)
 int main(int argc, char **argv)
 {
 	struct backend *b;
+	bool steps = false;
 
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc)
@@ -255,6 +259,10 @@ int main(int argc, char **argv)
 			place.n_thread = (unsigned)atoi(argv[++i]);
 		else if (strcmp(argv[i], "--quick") == 0)
 			budget = 0.05;
+		else if (strcmp(argv[i], "--cpu") == 0)
+			watch = CLOCK_PROCESS_CPUTIME_ID;
+		else if (strcmp(argv[i], "--steps") == 0)
+			steps = true;
 	}
 	b = place_open(place, 1);
 	printf("# %s\nwhat,kind,in,out,rows,time,bandwidth,rate\n", cpu->describe(b));
@@ -262,11 +270,13 @@ int main(int argc, char **argv)
 	bench_steps(QUANT_Q4_1, 252);
 	bench_steps(QUANT_Q4_1, 2000);
 	bench_steps(QUANT_Q4_0, 252);
-	for (uint32_t n = 1; n <= 256; n *= 64) {
+	for (uint32_t n = 1; n <= 256 && !steps; n *= 64) {
 		bench_product(QUANT_Q4_1, N_EMBD, N_EMBD, n);
 		bench_product(QUANT_Q4_1, N_EMBD, N_FF, n);
 		bench_product(QUANT_Q4_1, N_FF, N_EMBD, n);
 	}
+	if (steps)
+		return 0;
 	bench_product(QUANT_Q8_0, N_EMBD, N_VOCAB, 1);
 	for (size_t i = 0; quant_at(i); i++)
 		for (uint32_t n = 1; n <= 64; n *= 64)
