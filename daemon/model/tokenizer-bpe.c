@@ -194,13 +194,16 @@ static int bpe_word(void *ctx, const char *word, size_t n)
 int bpe_encode(const struct bpe *b, const char *text, size_t n, struct ids *out)
 {
 	struct bpe_run r = { b, { 0 }, out };
+	struct split *split;
 	size_t run;
-	int rc = ids_reserve(out, n);
+	int rc = pre_begin(&split, b->pre);
 
+	if (!rc)
+		rc = ids_reserve(out, n);
 	while (!rc && n) {
 		run = utf8_valid(text, n);
 		if (run) {
-			rc = pre_split(b->pre, text, run, bpe_word, &r);
+			rc = pre_split(split, text, run, bpe_word, &r);
 		} else {
 			run = 1;   /* not UTF-8: its byte, alone */
 			if (b->v->byte[(uint8_t)*text] >= 0)
@@ -210,5 +213,6 @@ int bpe_encode(const struct bpe *b, const char *text, size_t n, struct ids *out)
 		n -= run;
 	}
 	merger_free(&r.m);
+	pre_end(split);
 	return rc;
 }

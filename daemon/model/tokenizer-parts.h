@@ -74,9 +74,13 @@ const struct pre_row *pre_find(struct gguf_str name);
 struct pre;
 int pre_open(struct pre **out, const struct pre_row *row, struct reason *why);
 void pre_close(struct pre *p);
+/* What splitting needs: of one thread, for as many texts as it likes. */
+struct split;
+int pre_begin(struct split **out, const struct pre *p);    /* -ENOMEM */
+void pre_end(struct split *s);
 /* Calls word for each piece of the valid UTF-8 text, in order; stops at its first
  * return other than 0 and returns that. */
-int pre_split(const struct pre *p, const char *text, size_t n,
+int pre_split(struct split *s, const char *text, size_t n,
               int (*word)(void *ctx, const char *text, size_t n), void *ctx);
 
 /* ---- merge loop (tokenizer-merge.c) ---- */

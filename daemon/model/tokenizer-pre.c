@@ -217,28 +217,46 @@ static int split_at(struct split *s, size_t level, const char *text, size_t n)
 	return rc;
 }
 
-int pre_split(const struct pre *p, const char *text, size_t n,
-              int (*word)(void *ctx, const char *text, size_t n), void *ctx)
+int pre_begin(struct split **out, const struct pre *p)
 {
-	struct split s = { .p = p, .word = word, .ctx = ctx };
-	int rc = -ENOMEM;
+	struct split *s = calloc(1, sizeof *s);
 
-	s.limits = pcre2_match_context_create(NULL);
-	s.stack = pcre2_jit_stack_create(32 * 1024, JIT_STACK, NULL);
-	if (!s.limits || !s.stack)
-		goto out;
-	pcre2_jit_stack_assign(s.limits, NULL, s.stack);
-	pcre2_set_match_limit(s.limits, MATCH_LIMIT);
+	*out = NULL;
+	if (!s)
+		return ERROR(-ENOMEM);
+	s->p = p;
+	s->limits = pcre2_match_context_create(NULL);
+	s->stack = pcre2_jit_stack_create(32 * 1024, JIT_STACK, NULL);
+	if (!s->limits || !s->stack)
+		goto no_memory;
+	pcre2_jit_stack_assign(s->limits, NULL, s->stack);
+	pcre2_set_match_limit(s->limits, MATCH_LIMIT);
 	for (size_t i = 0; i < p->n; i++) {
-		s.found[i] = pcre2_match_data_create(1, NULL);
-		if (!s.found[i])
-			goto out;
+		s->found[i] = pcre2_match_data_create(1, NULL);
+		if (!s->found[i])
+			goto no_memory;
 	}
-	rc = split_at(&s, 0, text, n);
-out:
-	for (size_t i = 0; i < p->n; i++)
-		pcre2_match_data_free(s.found[i]);
-	pcre2_jit_stack_free(s.stack);
-	pcre2_match_context_free(s.limits);
-	return rc == -ENOMEM ? ERROR(rc) : rc;
+	*out = s;
+	return 0;
+no_memory:
+	pre_end(s);
+	return ERROR(-ENOMEM);
+}
+
+void pre_end(struct split *s)
+{
+	if (!s)
+		return;
+	for (size_t i = 0; i < s->p->n; i++)
+		pcre2_match_data_free(s->found[i]);
+	pcre2_jit_stack_free(s->stack);
+	pcre2_match_context_free(s->limits);
+	free(s);
+}
+
+int pre_split(struct split *s, const char *text, size_t n, int (*word)(void *ctx, const char *text, size_t n), void *ctx)
+{
+	s->word = word;
+	s->ctx = ctx;
+	return split_at(s, 0, text, n);
 }

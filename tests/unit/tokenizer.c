@@ -231,7 +231,7 @@ static void test_merges(void **state)
 /* Runs that make a quadratic loop take minutes; they must just come back whole. */
 static void test_long(void **state)
 {
-	static const char *const parts[] = { "a", "the", " ", "\n", "\xff", "世", "1", " the cat sat" };
+	static const char *const parts[] = { "a", "the", " ", "\n", "\xff", "世", "1", " the cat sat", "a\xff", "\xe4\xb8" };
 	enum { N = 1 << 18 };
 	char *text = malloc(N);
 	struct ids ids = { 0 };
