@@ -1,0 +1,504 @@
+"""The client against a scripted peer: each function is one behaviour."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+try:
+    import msgpack
+except ImportError:
+    print('python3-msgpack is missing')
+    sys.exit(77)
+from peer import SECONDS, SINK, Connection, Peer
+
+
+def equal(got, want, what=''):
+    assert got == want, f'{what}: got {got!r:.300}, want {want!r:.300}'
+
+
+def event(seq, kind, request=7, **more):
+    return {'session': 'a', 'seq': seq, 'time': 0, 'kind': kind, 'position': 0, 'request': request,
+            'window_start': 4, 'forgotten': 0, **more}
+
+
+def begin(seq, **more):
+    return event(seq, 'turn', role='assistant', state='begin', tokens=0, **more)
+
+
+def end(seq, reason='stop', **more):
+    return event(seq, 'turn', role='assistant', state='end', reason=reason, tokens=1, **more)
+
+
+def text(seq, s, role='assistant', **more):
+    return event(seq, 'text', role=role, text=s, tokens=1, **more)
+
+
+def text_bytes(x):
+    return x.encode() if isinstance(x, str) else x
+
+
+def take_appends(c, log, answer=True):
+    """Answers appends until the client leaves."""
+    while True:
+        r = c.request()
+        if r is None:
+            return
+        id, method, params = r
+        equal(method, 'session.append')
+        log.append(params)
+        if answer:
+            c.answer(id, {'request': len(log)})
+
+
+# ---- exit codes ----
+
+def test_no_daemon():
+    for env in ({'SINKD_SOCKET': '/nonexistent/sock'}, {'XDG_RUNTIME_DIR': '/nonexistent', 'SINKD_SOCKET': '/nonexistent/s'}):
+        p = subprocess.run([SINK, 'ls'], env={**os.environ, **env}, stderr=subprocess.PIPE)
+        equal(p.returncode, 3)
+        assert b'no daemon at /nonexistent' in p.stderr, p.stderr
+
+
+def test_usage():
+    wrong = (['nonsense'], [], ['new'], ['new', 'a', 'b'], ['new', 'a', '--nonsense'], ['new', 'a', '--sinks'],
+             ['new', 'a', '--sinks', 'x'], ['new', 'a', '--sinks', '-1'], ['new', 'a', '--temperature', 'warm'],
+             ['set', 'a', 'colour=red'], ['set', 'a', 'seed=x'], ['set', 'a', 'seed'], ['read', 'a', '--from', 'x'],
+             ['help', 'nonsense'], ['--json'])
+    with Peer() as peer:
+        for args in wrong:
+            out, err = peer.finish(peer.start(*args), 2)
+            equal(out, b'')
+            assert 'usage' in err, err
+        for verb in ('fork', 'rewind', 'export', 'import'):
+            _, err = peer.finish(peer.start(verb, 'a', 'b'), 1)
+            assert err.startswith('sink: not_finished: '), err
+        for args in (['--help'], ['help', 'say'], ['say', '--help'], ['--version']):
+            out, _ = peer.finish(peer.start(*args), 0)
+            assert b'sink' in out, out
+
+
+def test_refused():
+    with Peer() as peer:
+        for error in ('no_session: no session a', {'code': 10, 'name': 'no_session', 'message': 'no session a'}):
+            p = peer.start('info', 'a')
+            c = peer.accept()
+            id, params = c.expect('session.info')
+            equal(params, {'session': 'a'})
+            c.refuse(id, error)
+            equal(peer.finish(p, 1), (b'', 'sink: no_session: no session a\n'))
+
+
+def test_nonsense():
+    """What no daemon sends ends in exit 1, 3, never in a crash or a wait."""
+    for data in (b'HTTP/1.1 400\r\n\r\n', b'\xc1', b'\xdd\xff\xff\xff\xff', b'\x91' * 20, msgpack.packb([0, 1, 'x', [{}]]),
+                 msgpack.packb([1, 1, None]), msgpack.packb([1, 1, 5, None]), msgpack.packb([1, 1, '', None]),
+                 msgpack.packb([1, 1, 'x' * 5000, None]), msgpack.packb([1, 1, {'name': 1}, None]), b''):
+        with Peer() as peer:
+            p = peer.start('info')
+            c = peer.accept()
+            c.expect('server.info')
+            c.s.sendall(data)
+            c.cut()
+            out, err = p.communicate(timeout=SECONDS)
+            assert p.returncode in (1, 3) and err.startswith(b'sink: '), (data, p.returncode, err)
+
+
+def test_answers_are_matched():
+    """Byte by byte, behind other answers and notifications."""
+    with Peer() as peer:
+        p = peer.start('--json', 'info')
+        c = peer.accept()
+        id, _ = c.expect('server.info')
+        c.send([2, 'session.event', [event(1, 'text', text='x')]])
+        c.answer(id + 100, {'wrong': 1})
+        for b in msgpack.packb([1, id, None, {'right': [1, -1, 2.5, None, True, 'é"\n\x01', b'\xff\x00', {}]}]):
+            c.s.sendall(bytes([b]))
+            time.sleep(0.001)
+        out, _ = peer.finish(p, 0)
+        equal(json.loads(out), {'right': [1, -1, 2.5, None, True, 'é"\n\x01', {'bin': '/wA='}, {}]})
+
+
+# ---- requests as they are sent ----
+
+def request_of(*args, input=b''):
+    with Peer() as peer:
+        p = peer.start(*args)
+        p.stdin.write(input)
+        p.stdin.close()
+        p.stdin = None
+        c = peer.accept()
+        id, method, params = c.request()
+        c.refuse(id, 'internal: enough')
+        peer.finish(p, 1)
+        return method, params
+
+
+def test_parameters():
+    equal(request_of('new', 'a', '--sinks', '8', '--window=100', '--raw', '--pin', '--system', 'be', '--stop', 'x',
+                     '--stop', 'y', '--temperature', '0', '--top-k', '3', '--seed', '18446744073709551615', '-n5'),
+          ('session.create', {'session': 'a', 'sinks': 8, 'window': 100, 'raw': True, 'pin': True, 'system': 'be',
+                              'stop': ['x', 'y'], 'temperature': 0.0, 'top_k': 3, 'seed': 2 ** 64 - 1, 'max_tokens': 5}))
+    equal(request_of('set', 'a', 'top-p=0.5', 'stop=', 'max_tokens=9', 'model=current'),
+          ('session.set', {'session': 'a', 'top_p': 0.5, 'max_tokens': 9, 'model': 'current', 'stop': []}))
+    equal(request_of('set', 'a', 'stop=x', 'stop=y=z'), ('session.set', {'session': 'a', 'stop': ['x', 'y=z']}))
+    equal(request_of('rename', 'a', 'b'), ('session.rename', {'session': 'a', 'new_name': 'b'}))
+    equal(request_of('cancel', 'u:a'), ('session.cancel', {'session': 'u:a'}))
+    equal(request_of('score', '--per-token', '--exact', '--window', '64', '--sinks', '0', input=b'some text\xff'),
+          ('score', {'per_token': True, 'exact': True, 'window': 64, 'sinks': 0, 'text': b'some text\xff'}))
+    method, params = request_of('generate', 'a', '-n', '3', '--until-disconnect')
+    key = params.pop('key')
+    equal((method, params), ('session.generate', {'session': 'a', 'max_tokens': 3, 'until_disconnect': True}))
+    assert isinstance(key, bytes) and 8 <= len(key) <= 64, key
+
+
+def test_text_sources():
+    def text_of(*args, input=b''):
+        return request_of('say', 'a', *args, input=input)[1]['text']
+    equal(text_of('one', 'two'), 'one two')
+    equal(text_of(input=b'from\nstdin\n'), 'from\nstdin\n')
+    equal(text_of('review this', '-', input=b'diff\n'), 'review this\ndiff\n')
+    equal(text_of('-', 'after', input=b'diff'), 'diff\nafter')
+    equal(text_of('--', '-x', '--y'), '-x --y')
+    equal(text_of(input=b'\xed\xa0\x80'), b'\xed\xa0\x80', 'a surrogate is not UTF-8')
+    equal(text_of(input='\U0010ffff\0é'.encode()), '\U0010ffff\0é')
+
+
+def test_too_large():
+    for verb in (['score'], ['say', 'a']):
+        with Peer() as peer:
+            p = peer.start(*verb)
+            _, err = peer.finish(p, 1, b'x' * (1 << 20))
+            assert err.startswith('sink: too_large: '), err
+
+
+# ---- append ----
+
+def test_append_pieces():
+    """Whole lines, up to 64 KiB, all of it, with a key each; bin only where it is not UTF-8."""
+    data = ''.join(f'line {i} é€\U0001f600\n' for i in range(20000)).encode() + b'x' * 200000 + 'é'.encode() * 50000
+    log = []
+    with Peer() as peer:
+        p = peer.start('append', 'a', '--role', 'tool')
+        c = peer.accept()
+        import threading
+        t = threading.Thread(target=take_appends, args=(c, log))
+        t.start()
+        peer.finish(p, 0, data)
+        t.join()
+    equal(b''.join(text_bytes(x['text']) for x in log), data, 'all of it')
+    assert all(len(text_bytes(x['text'])) <= 65536 and x['session'] == 'a' and x['role'] == 'tool' for x in log)
+    assert all(isinstance(x['text'], str) for x in log), 'a character was cut'
+    assert all(x['text'].endswith('\n') for x in log[:5])
+    equal(len({x['key'] for x in log}), len(log), 'keys')
+    assert len(log) < len(data) / 30000, f'{len(log)} pieces'
+
+
+def test_append_silence():
+    """What came is sent after a silence; a character cut by a read waits for its rest."""
+    with Peer() as peer:
+        p = peer.start('append', 'a')
+        c = peer.accept()
+        for part, want in ((b'caf\xc3', 'caf'), (b'\xa9 ', 'é '), (b'\xff\xe2\x82', b'\xff'), (b'\xac\n', '€\n')):
+            p.stdin.write(part)
+            p.stdin.flush()
+            id, params = c.expect('session.append')
+            equal(params['text'], want)
+            c.answer(id, {'request': 1})
+            c.nothing()
+        p.stdin.write(b'end\xf0\x9f')
+        p.stdin.close()
+        p.stdin = None
+        got = b''
+        while got != b'end\xf0\x9f':
+            id, params = c.expect('session.append')
+            got += text_bytes(params['text'])
+            c.answer(id, {'request': 1})
+        peer.finish(p, 0)
+
+
+def test_append_in_flight():
+    """32 in flight, no more, and it waits for all of them."""
+    with Peer() as peer:
+        p = peer.start('append', 'a')
+        c = peer.accept()
+        import threading
+        data = b'0123456789abcde\n' * (4096 * 40)
+        t = threading.Thread(target=lambda: (p.stdin.write(data), p.stdin.close()))
+        t.start()
+        ids = [c.expect('session.append')[0] for _ in range(32)]
+        c.nothing()
+        c.answer(ids.pop(5), {'request': 1})   # the window is in order: the first one frees a place
+        c.answer(ids.pop(0), {'request': 1})
+        ids.append(c.expect('session.append')[0])
+        for n in range(40 - 33):
+            c.answer(ids.pop(0), {'request': 1})
+            ids.append(c.expect('session.append')[0])
+        t.join()
+        for id in reversed(ids[1:]):
+            c.answer(id, {'request': 1})
+        time.sleep(0.2)
+        equal(p.poll(), None, 'one is not acknowledged')
+        c.answer(ids[0], {'request': 1})
+        p.stdin = None
+        peer.finish(p, 0)
+
+
+def test_append_again():
+    """Cut before the answers: the same pieces with the same keys, in order, once answered no more."""
+    with Peer() as peer:
+        p = peer.start('append', 'a')
+        c = peer.accept()
+        first = []
+        for i in range(4):
+            p.stdin.write(b'line %d\n' % i)
+            p.stdin.flush()
+            id, params = c.expect('session.append')
+            first.append(params)
+            if i == 1:
+                c.answer(id, {'request': 1})
+                time.sleep(0.1)
+        c.cut()
+        p.stdin.write(b'line 4\n')
+        p.stdin.close()
+        p.stdin = None
+        c, again = peer.accept(), []
+        take_appends(c, again)
+        peer.finish(p, 0)
+    equal(again[:3], [first[0], first[2], first[3]])
+    equal(again[3]['text'], 'line 4\n')
+
+
+def test_append_full_queue():
+    """A full queue is waited for, one piece at a time, in order."""
+    with Peer() as peer:
+        p = peer.start('append', 'a')
+        c = peer.accept()
+        seen = []
+        for i in range(3):
+            p.stdin.write(b'line %d\n' % i)
+            p.stdin.flush()
+            seen.append(c.expect('session.append'))
+        for id, _ in seen:
+            c.refuse(id, 'cap_queued: as many queued bytes as one user may have')
+        p.stdin.close()
+        p.stdin = None
+        for _, params in seen:
+            id, got = c.expect('session.append')
+            equal(got, params)
+            c.nothing(0.15)
+            c.answer(id, {'request': 1})
+        equal(peer.finish(p, 0)[1], '')
+
+
+def test_append_refused():
+    with Peer() as peer:
+        p = peer.start('append', 'a', 'text')
+        c = peer.accept()
+        id, _ = c.expect('session.append')
+        c.refuse(id, 'no_session: no session a')
+        equal(peer.finish(p, 1)[1], 'sink: no_session: no session a\n')
+        p = peer.start('append', 'a')
+        c = peer.accept()
+        p.stdin.close()
+        p.stdin = None
+        id, _ = c.expect('session.info')       # nothing to send: is there such a session?
+        c.refuse(id, 'no_session: no session a')
+        peer.finish(p, 1)
+
+
+# ---- say ----
+
+def say_begin(peer, *more):
+    p = peer.start('say', 'a', 'hello', *more)
+    c = peer.accept()
+    id, params = c.expect('session.say')
+    equal(params['text'], 'hello')
+    c.answer(id, {'request': 7, 'seq': 10})
+    return p, c
+
+
+def read_answer(c, want_from, events, next):
+    id, params = c.expect('session.read')
+    equal((params['session'], params['from']), ('a', want_from))
+    assert params['wait_ms'] > 0
+    c.answer(id, {'events': events, 'next': next, 'durable': 0})
+
+
+def test_say():
+    """Only the answer of the request is printed, as it comes."""
+    with Peer() as peer:
+        p, c = say_begin(peer)
+        read_answer(c, 11, [text(11, 'of others', request=6), text(12, 'hello', role='user'), begin(13)], 14)
+        read_answer(c, 14, [text(14, 'Héllo')], 15)
+        id, params = c.expect('session.read')
+        equal(params['from'], 15)
+        equal(os.read(p.stdout.fileno(), 100), 'Héllo'.encode(), 'printed at once')
+        c.answer(id, {'events': [], 'next': 15, 'durable': 14})
+        read_answer(c, 15, [text(15, ' you'), end(16), text(17, 'more', request=8)], 18)
+        equal(peer.finish(p, 0), (b' you\n', ''))
+
+
+def test_say_new_session():
+    with Peer() as peer:
+        p = peer.start('say', 'a', 'hello')
+        c = peer.accept()
+        id, first = c.expect('session.say')
+        c.refuse(id, 'no_session: no session a')
+        id, params = c.expect('session.create')
+        equal(params, {'session': 'a'})
+        c.answer(id, {'session': 'a'})
+        id, again = c.expect('session.say')
+        equal(again, first)
+        c.answer(id, {'request': 7, 'seq': 0})
+        read_answer(c, 1, [begin(2), text(3, 'hi\n'), end(4)], 5)
+        equal(peer.finish(p, 0), (b'hi\n', 'sink: made session a\n'))
+        p = peer.start('say', 'u:a', 'hello')  # another user's is not ours to make
+        c = peer.accept()
+        id, _ = c.expect('session.say')
+        c.refuse(id, 'no_session: no session u:a')
+        peer.finish(p, 1)
+
+
+def test_say_again():
+    """Cut before the answer: the same key.  Cut while streaming: on from the cursor, nothing twice."""
+    with Peer() as peer:
+        p = peer.start('say', 'a', 'hello')
+        c = peer.accept()
+        _, first = c.expect('session.say')
+        c.cut()
+        c = peer.accept()
+        id, again = c.expect('session.say')
+        equal(again, first)
+        c.answer(id, {'request': 7, 'seq': 10})
+        read_answer(c, 11, [begin(11), text(12, 'one ')], 13)
+        c.expect('session.read')
+        c.cut()
+        c = peer.accept()
+        id, _ = c.expect('session.read')
+        c.refuse(id, 'loading: the model is still loading')
+        read_answer(c, 13, [text(13, 'two'), end(14)], 15)
+        equal(peer.finish(p, 0)[0], b'one two\n')
+
+
+def test_say_error():
+    for reason, code, words in (('error', 1, 'sink: internal: '), ('length', 0, ''), ('cancelled', 0, 'sink: cancelled')):
+        with Peer() as peer:
+            p, c = say_begin(peer)
+            read_answer(c, 11, [begin(11), text(12, 'part'), end(13, reason)], 14)
+            out, err = peer.finish(p, code)
+            equal(out, b'part\n')
+            assert err.startswith(words), err
+
+
+def test_say_interrupted():
+    """Ctrl-C cancels the answer, prints what there is of it and exits 130."""
+    with Peer() as peer:
+        p, c = say_begin(peer)
+        read_answer(c, 11, [begin(11), text(12, 'one')], 13)
+        late, _ = c.expect('session.read')
+        p.send_signal(signal.SIGINT)
+        id, params = c.expect('session.cancel')
+        equal(params, {'session': 'a'})
+        c.answer(late, {'events': [text(13, ' two')], 'next': 14, 'durable': 0})       # to nobody any more
+        c.answer(id, {'cancelled': True})
+        read_answer(c, 13, [text(13, ' two'), end(14, 'cancelled')], 15)
+        equal(peer.finish(p, 130)[0], b'one two\n')
+
+
+def test_say_interrupted_in_queue():
+    """It has not begun: what runs is somebody else's, and is not cancelled."""
+    with Peer() as peer:
+        p, c = say_begin(peer)
+        c.expect('session.read')
+        p.send_signal(signal.SIGINT)
+        read_answer(c, 11, [begin(11, request=6)], 12)
+        _, err = peer.finish(p, 130)
+        assert 'waits behind other requests' in err, err
+        equal(c.request(), None)
+
+
+def test_interrupted_early():
+    with Peer() as peer:
+        p = peer.start('info')
+        c = peer.accept()
+        c.expect('server.info')
+        p.send_signal(signal.SIGINT)
+        peer.finish(p, 130)
+
+
+# ---- read, attach ----
+
+def test_read():
+    with Peer() as peer:
+        for raw, want in ((False, b'user: hi\nassistant: yo\nuser: again\n'), (True, b'hiyo\xffagain')):
+            p = peer.start('read', 'a', '--from', '3')
+            c = peer.accept()
+            id, _ = c.expect('session.info')
+            c.answer(id, {'session': 'a', 'raw': raw, 'seq': 9})
+            more = {'bytes': b'yo\xff'} if raw else {}
+            events = [text(3, 'hi', role='user'), begin(4), text(5, 'yo', **more), end(6), text(7, 'again', role='user')]
+            id, params = c.expect('session.read')
+            equal(params, {'session': 'a', 'from': 3})
+            c.answer(id, {'events': events, 'next': 8, 'durable': 7})
+            id, params = c.expect('session.read')
+            c.answer(id, {'events': [], 'next': 8, 'durable': 7})
+            equal(peer.finish(p, 0)[0], want)
+
+
+def test_attach():
+    """Recent transcript, live text, a line as a turn; lagged and a lost connection are made up for."""
+    with Peer() as peer:
+        p = peer.start('attach', 'a')
+        c = peer.accept()
+        id, _ = c.expect('session.info')
+        c.answer(id, {'session': 'a', 'raw': False, 'seq': 2, 'state': 'idle'})
+        id, params = c.expect('session.read')
+        equal(params['from'], 1)
+        c.answer(id, {'events': [text(1, 'hi\n', role='user', request=1)], 'next': 3, 'durable': 2})
+        id, params = c.expect('session.read')
+        c.answer(id, {'events': [], 'next': 3, 'durable': 2})
+        id, params = c.expect('session.follow')
+        at = params['from']
+        c.answer(id, {'next': at})
+        p.stdin.write(b'hello\n')
+        p.stdin.close()
+        p.stdin = None
+        id, params = c.expect('session.say')
+        equal(params['text'], 'hello')
+        c.send([2, 'session.event', [text(3, 'hello', role='user')]])
+        c.answer(id, {'request': 7, 'seq': 2})
+        for e in (begin(4), text(5, 'one '), text(5, 'one ')):
+            c.send([2, 'session.event', [e]])
+        c.send([2, 'session.event', [{'session': 'a', 'seq': 0, 'kind': 'lagged', 'next': 6}]])
+        id, params = c.expect('session.follow')
+        equal(params['from'], 6)
+        c.cut()
+        c = peer.accept()
+        id, params = c.expect('session.follow')
+        equal(params['from'], 6)
+        c.answer(id, {'next': 6})
+        for e in (text(6, 'two'), end(7)):
+            c.send([2, 'session.event', [e]])
+        equal(peer.finish(p, 0)[0], b'user: hi\nhello\nassistant: one two\n')
+
+
+def main():
+    failed = 0
+    for name, test in list(globals().items()):
+        if not name.startswith('test_') or (sys.argv[1:] and name not in sys.argv[1:]):
+            continue
+        try:
+            test()
+            print('ok', name)
+        except Exception as e:
+            import traceback
+            traceback.print_exc(file=sys.stdout)
+            print('FAILED', name, e)
+            failed += 1
+    sys.exit(1 if failed else 0)
+
+
+main()

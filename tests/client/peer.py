@@ -1,0 +1,100 @@
+"""A scripted peer: the daemon's side of a connection, played by a test.  It lets a test of the
+client be exact about what a real daemon does once in a thousand runs: answers out of order,
+a connection cut between a request and its answer, a full queue, nonsense.
+
+    with Peer() as peer:
+        p = peer.start('append', 'a', 'text')      # the client, as a process
+        c = peer.accept()
+        id, method, params = c.request()
+        c.answer(id, {'request': 1})
+        peer.finish(p, 0)
+"""
+import os
+import socket
+import subprocess
+import tempfile
+
+import msgpack
+
+SINK = os.path.abspath(os.environ.get('SINK', './sink'))
+SECONDS = 20 if os.environ.get('SANITIZE', 'no') == 'no' else 60
+
+
+class Connection:
+    def __init__(self, s):
+        self.s = s
+        s.settimeout(SECONDS)
+        self.unpacker = msgpack.Unpacker(raw=False, max_buffer_size=1 << 24)
+
+    def request(self):
+        """(id, method, parameters) of the next request; None at the end."""
+        while True:
+            for kind, id, method, (params,) in self.unpacker:
+                assert kind == 0, kind
+                return id, method, params
+            data = self.s.recv(65536)
+            if not data:
+                return None
+            self.unpacker.feed(data)
+
+    def expect(self, method):
+        id, got, params = self.request()
+        assert got == method, f'{got} came instead of {method}'
+        return id, params
+
+    def nothing(self, seconds=0.3):
+        """No request comes for that long."""
+        self.s.settimeout(seconds)
+        try:
+            got = self.request()
+            raise AssertionError(f'{got} came')
+        except TimeoutError:
+            self.s.settimeout(SECONDS)
+
+    def send(self, value):
+        self.s.sendall(msgpack.packb(value))
+
+    def answer(self, id, result):
+        self.send([1, id, None, result])
+
+    def refuse(self, id, error):
+        self.send([1, id, error, None])
+
+    def cut(self):
+        self.s.close()
+
+
+class Peer:
+    def __enter__(self):
+        self.dir = tempfile.TemporaryDirectory(prefix='sink-test.')
+        self.path = os.path.join(self.dir.name, 'sock')
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(8)
+        self.listener.settimeout(SECONDS)
+        self.processes = []
+        return self
+
+    def __exit__(self, *_):
+        for p in self.processes:
+            if p.poll() is None:
+                p.kill()
+            p.wait()
+        self.listener.close()
+        self.dir.cleanup()
+
+    def start(self, *args):
+        p = subprocess.Popen([SINK, '-S', self.path, *args], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.processes.append(p)
+        return p
+
+    def accept(self):
+        return Connection(self.listener.accept()[0])
+
+    def finish(self, p, code, input=None):
+        """The client ends with this code: its output and its errors."""
+        out, err = p.communicate(input, timeout=SECONDS)
+        err = err.decode(errors='replace')
+        assert p.returncode == code, f'exit {p.returncode}, not {code}: {err}'
+        return out, err
