@@ -310,12 +310,22 @@ int serve_run(struct serve *s, struct engine *engine, struct reason *why)
 	return REFUSED;
 }
 
+static void close_events(struct serve *s)
+{
+	struct event *events[] = { s->mail_event, s->sweep, s->stop_timer, s->watchdog,
+	                           s->signals[0], s->signals[1], s->signals[2] };
+	size_t i;
+
+	for (i = 0; i < sizeof events / sizeof events[0]; i++)
+		if (events[i])
+			event_free(events[i]);
+	if (s->base)
+		event_base_free(s->base);
+}
+
 void serve_close(struct serve *s)
 {
-	struct event **events[] = { &s->mail_event, &s->sweep, &s->stop_timer, &s->watchdog,
-	                            &s->signals[0], &s->signals[1], &s->signals[2] };
 	struct peer *p;
-	size_t i;
 
 	if (!s)
 		return;
@@ -323,12 +333,8 @@ void serve_close(struct serve *s)
 	while ((p = LIST_FIRST(&s->peers)))
 		peer_end(p);
 	peer_sweep(s);
-	for (i = 0; i < sizeof events / sizeof events[0]; i++)
-		if (*events[i])
-			event_free(*events[i]);
-	mailbox_close(s->mail);
-	if (s->base)
-		event_base_free(s->base);
+	close_events(s);
+	mailbox_close(s->mail);        /* after the event that watches it */
 	value_free(s->info);
 	msgpack_sbuffer_destroy(&s->scratch);
 	free(s->socket);

@@ -350,6 +350,8 @@ static void unload(struct engine *e)
 	slab_close(e->slab);
 	model_close(e->model);
 	e->ops->close(e->backend);
+	e->model = NULL;               /* the last status is still to be told */
+	e->kv = NULL;
 }
 
 /* ---- the loop ---- */
