@@ -441,7 +441,7 @@ static int message_open(struct message *m, struct frame *f, struct sink_answer *
 static void error_split(struct sink_error *e, const char *s, size_t n)
 {
 	const struct proto_error_row *row;
-	const char *colon = memchr(s, ':', n);
+	const char *colon = n > 0 ? memchr(s, ':', n) : NULL;
 	size_t n_name = colon ? (size_t)(colon - s) : 0;
 
 	if (!colon || n_name >= sizeof e->name || n_name + 2 > n) {
