@@ -39,7 +39,8 @@ struct vocab {
 	char *piece_data;              /* bytes that the tokens stand for, one behind another */
 	uint32_t *piece_at;            /* [n + 1] */
 	struct slot { uint32_t tag, id1; } *slots;     /* id + 1; 0: free */
-	size_t slot_mask;
+	uint8_t *seen;                 /* bit: such a text may be in slots; small enough for a cache */
+	size_t slot_mask, seen_mask;
 	size_t n_text_max;
 	int32_t byte[256];             /* token of a byte, -1: none */
 	int32_t bos, eos, unk;

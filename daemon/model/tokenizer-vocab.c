@@ -98,6 +98,8 @@ int32_t vocab_find(const struct vocab *v, const char *text, size_t n, uint8_t wa
 	if (n == 0 || n > v->n_text_max)
 		return -1;
 	h = XXH3_64bits(text, n);
+	if (!(v->seen[(h >> 32 & v->seen_mask) >> 3] & 1 << (h >> 32 & 7)))
+		return -1;
 	for (i = h & v->slot_mask; v->slots[i].id1; i = (i + 1) & v->slot_mask) {
 		uint32_t id = v->slots[i].id1 - 1;
 
@@ -115,8 +117,10 @@ static int slots_fill(struct vocab *v)
 	while (size < 2 * v->n)
 		size *= 2;
 	v->slot_mask = size - 1;
+	v->seen_mask = 8 * size - 1;
 	v->slots = calloc(size, sizeof *v->slots);
-	if (!v->slots)
+	v->seen = calloc(size, 1);
+	if (!v->slots || !v->seen)
 		return ERROR(-ENOMEM);
 	for (size_t id = 0; id < v->n; id++) {
 		uint64_t h = XXH3_64bits(v->text[id].data, v->text[id].n);
@@ -127,6 +131,7 @@ static int slots_fill(struct vocab *v)
 		while (v->slots[i].id1)
 			i = (i + 1) & v->slot_mask;
 		v->slots[i] = (struct slot){ (uint32_t)(h >> 32), (uint32_t)id + 1 };
+		v->seen[(h >> 32 & v->seen_mask) >> 3] |= (uint8_t)(1 << (h >> 32 & 7));
 	}
 	return 0;
 }
@@ -420,6 +425,7 @@ void vocab_close(struct vocab *v)
 	free(v->piece_data);
 	free(v->piece_at);
 	free(v->slots);
+	free(v->seen);
 	free(v->special[0].lengths);
 	free(v->special[1].lengths);
 }
