@@ -15,6 +15,14 @@
 
 #include "kernels/backend.h"
 
+/* Inner loops are written over small arrays that must end up in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
 #define ROUND16(n) (((n) + 15) / 16 * 16)
 
 /* ---- packed weights: groups of 16 output rows, lane = row ---- */

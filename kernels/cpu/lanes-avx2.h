@@ -18,67 +18,67 @@ typedef struct { __m256i a, b; } v16i;
 
 #define BOTH(expression_a, expression_b) return (v16){ expression_a, expression_b }
 
-static inline v16 v_set1(float x) { BOTH(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
-static inline v16 v_load(const float *p) { BOTH(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
-static inline __m256 half8_(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
-static inline v16 v_load_f16(const uint16_t *p) { BOTH(half8_(p), half8_(p + 8)); }
-static inline __m256 bf8_(const uint16_t *p)
+INLINE v16 v_set1(float x) { BOTH(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
+INLINE v16 v_load(const float *p) { BOTH(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
+INLINE __m256 half8_(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+INLINE v16 v_load_f16(const uint16_t *p) { BOTH(half8_(p), half8_(p + 8)); }
+INLINE __m256 bf8_(const uint16_t *p)
 {
 	__m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
 
 	return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
 }
-static inline v16 v_load_bf16(const uint16_t *p) { BOTH(bf8_(p), bf8_(p + 8)); }
-static inline __m256 byte8_(const int8_t *p)
+INLINE v16 v_load_bf16(const uint16_t *p) { BOTH(bf8_(p), bf8_(p + 8)); }
+INLINE __m256 byte8_(const int8_t *p)
 {
 	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
 }
-static inline v16 v_load_i8(const int8_t *p) { BOTH(byte8_(p), byte8_(p + 8)); }
-static inline v16 v_add(v16 x, v16 y) { BOTH(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)); }
-static inline v16 v_sub(v16 x, v16 y) { BOTH(_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)); }
-static inline v16 v_mul(v16 x, v16 y) { BOTH(_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)); }
-static inline v16 v_div(v16 x, v16 y) { BOTH(_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)); }
-static inline v16 v_fma(v16 x, v16 y, v16 z)
+INLINE v16 v_load_i8(const int8_t *p) { BOTH(byte8_(p), byte8_(p + 8)); }
+INLINE v16 v_add(v16 x, v16 y) { BOTH(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)); }
+INLINE v16 v_sub(v16 x, v16 y) { BOTH(_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)); }
+INLINE v16 v_mul(v16 x, v16 y) { BOTH(_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)); }
+INLINE v16 v_div(v16 x, v16 y) { BOTH(_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)); }
+INLINE v16 v_fma(v16 x, v16 y, v16 z)
 {
 	BOTH(_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b));
 }
-static inline v16 v_min(v16 x, v16 y) { BOTH(_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)); }
-static inline v16 v_max(v16 x, v16 y) { BOTH(_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)); }
-static inline v16 v_abs(v16 x)
+INLINE v16 v_min(v16 x, v16 y) { BOTH(_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)); }
+INLINE v16 v_max(v16 x, v16 y) { BOTH(_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)); }
+INLINE v16 v_abs(v16 x)
 {
 	const __m256 sign = _mm256_set1_ps(-0.0f);
 
 	BOTH(_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b));
 }
-static inline __m256 spread_(unsigned mask)
+INLINE __m256 spread_(unsigned mask)
 {
 	const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
 	__m256i m = _mm256_and_si256(_mm256_set1_epi32((int)mask), bit);
 
 	return _mm256_castsi256_ps(_mm256_cmpeq_epi32(m, bit));
 }
-static inline v16 v_pick(unsigned mask, v16 x, v16 y)
+INLINE v16 v_pick(unsigned mask, v16 x, v16 y)
 {
 	BOTH(_mm256_blendv_ps(y.a, x.a, spread_(mask)), _mm256_blendv_ps(y.b, x.b, spread_(mask >> 8)));
 }
-static inline void v_store(float *p, v16 x)
+INLINE void v_store(float *p, v16 x)
 {
 	_mm256_storeu_ps(p, x.a);
 	_mm256_storeu_ps(p + 8, x.b);
 }
-static inline void v_store_f16(uint16_t *p, v16 x)
+INLINE void v_store_f16(uint16_t *p, v16 x)
 {
 	_mm_storeu_si128((void *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
 	_mm_storeu_si128((void *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
-static inline __m256 scale8_(__m256 a, __m256 t)
+INLINE __m256 scale8_(__m256 a, __m256 t)
 {
 	__m256i n = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
 
 	return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), n));
 }
-static inline v16 v_scale2(v16 x, v16 t) { BOTH(scale8_(x.a, t.a), scale8_(x.b, t.b)); }
-static inline int32_t v_store_i8(int8_t *p, v16 x)
+INLINE v16 v_scale2(v16 x, v16 t) { BOTH(scale8_(x.a, t.a), scale8_(x.b, t.b)); }
+INLINE int32_t v_store_i8(int8_t *p, v16 x)
 {
 	__m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
 	__m128i low = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
@@ -90,21 +90,21 @@ static inline int32_t v_store_i8(int8_t *p, v16 x)
 	s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
 	return _mm_cvtsi128_si32(s);
 }
-static inline v16 v_float(v16i x) { BOTH(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)); }
+INLINE v16 v_float(v16i x) { BOTH(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)); }
 
 #undef BOTH
 
 typedef struct { __m256i w[8][2]; int off, nibble; } vw;
 
-static inline vw vw_load4(const uint8_t *p, int off)
+INLINE vw vw_load4(const uint8_t *p, int off)
 {
 	const __m256i low = _mm256_set1_epi8(15);
 	vw w;
 
 	w.off = off;
 	w.nibble = 1;
-	for (int j = 0; j < 4; j++)
-		for (int h = 0; h < 2; h++) {
+	UNROLL for (int j = 0; j < 4; j++)
+		UNROLL for (int h = 0; h < 2; h++) {
 			__m256i x = _mm256_loadu_si256((const void *)(p + 64 * j + 32 * h));
 
 			w.w[j][h] = _mm256_and_si256(x, low);
@@ -114,26 +114,26 @@ static inline vw vw_load4(const uint8_t *p, int off)
 }
 
 /* off is 128 or 0, and then w <= 127: made signed either way. */
-static inline vw vw_load8(const uint8_t *p, int off)
+INLINE vw vw_load8(const uint8_t *p, int off)
 {
 	const __m256i flip = _mm256_set1_epi8((char)off);
 	vw w;
 
 	w.off = 0;
 	w.nibble = 0;
-	for (int j = 0; j < 8; j++)
-		for (int h = 0; h < 2; h++)
+	UNROLL for (int j = 0; j < 8; j++)
+		UNROLL for (int h = 0; h < 2; h++)
 			w.w[j][h] = _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + 64 * j + 32 * h)), flip);
 	return w;
 }
 
-static inline __m256i dot8_(const vw *w, int h, const int8_t *x, int from, int to)
+INLINE __m256i dot8_(const vw *w, int h, const int8_t *x, int from, int to)
 {
 	const __m256i ones = _mm256_set1_epi16(1);
 	__m256i r = _mm256_setzero_si256(), xs, p;
 	int32_t quad;
 
-	for (int j = from; j < to; j++) {
+	UNROLL for (int j = from; j < to; j++) {
 		memcpy(&quad, x + 4 * j, 4);
 		xs = _mm256_set1_epi32(quad);
 		if (w->nibble) {
@@ -146,7 +146,7 @@ static inline __m256i dot8_(const vw *w, int h, const int8_t *x, int from, int t
 	return w->nibble ? _mm256_madd_epi16(r, ones) : r;
 }
 
-static inline v16i vw_dot(const vw *w, const int8_t *x, int32_t sum, int from, int to)
+INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t sum, int from, int to)
 {
 	v16i r = { dot8_(w, 0, x, from, to), dot8_(w, 1, x, from, to) };
 

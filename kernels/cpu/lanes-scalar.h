@@ -12,6 +12,7 @@
 
 #include "kernels/quants.h"
 
+#undef UNROLL
 #define UNROLL           /* the compiler knows best what to do with loops over lanes */
 
 typedef struct { float f[16]; } v16;
