@@ -20,6 +20,7 @@
 enum { EXIT_REFUSED = 1, EXIT_USAGE = 2, EXIT_NO_DAEMON = 3, EXIT_INTERRUPTED = 130 };
 
 #define PATIENCE_MS 60000      /* how long a daemon that went away is waited for */
+#define SOON_MS 5000           /* and one that has not been there yet */
 
 /* ---- options ---- */
 
@@ -101,6 +102,9 @@ void params_request_key(struct params *p, const unsigned char key[REQUEST_KEY]);
 /* ---- the daemon (link.c) ---- */
 
 int link_open(struct client *c);               /* connects, unless connected */
+/* The same, waiting SOON_MS for a daemon that has left its socket and may be about
+ * to start again. */
+int link_open_soon(struct client *c);
 /* Connects to the same daemon again, trying for PATIENCE_MS. */
 int link_again(struct client *c);
 void link_begin(struct client *c, const char *method, const struct params *p); /* then sink_send */

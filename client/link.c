@@ -45,23 +45,35 @@ static int link_try(struct client *c, const char *path, struct sink_error *e)
 	return rc;
 }
 
-int link_open(struct client *c)
-{
-	struct sink_error e;
-	int rc;
-
-	if (c->sink)
-		return 0;
-	rc = link_try(c, c->socket, &e);
-	return rc ? say_error(&e, rc) : 0;
-}
-
 /* Sleeps, unless Ctrl-C comes. */
 static void pause_ms(int ms)
 {
 	struct pollfd p = { .fd = signal_fd(), .events = POLLIN };
 
 	poll(&p, 1, ms);
+}
+
+static int link_open_within(struct client *c, int ms)
+{
+	int64_t end = clock_ms() + ms;
+	struct sink_error e;
+	int rc;
+
+	if (c->sink)
+		return 0;
+	while ((rc = link_try(c, c->socket, &e)) && e.code == ECONNREFUSED && clock_ms() < end)
+		pause_ms(50);
+	return rc ? say_error(&e, rc) : 0;
+}
+
+int link_open(struct client *c)
+{
+	return link_open_within(c, 0);
+}
+
+int link_open_soon(struct client *c)
+{
+	return link_open_within(c, SOON_MS);
 }
 
 static bool interrupted(void)

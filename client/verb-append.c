@@ -373,7 +373,7 @@ int verb_append(struct client *c)
 		abort();
 	a->c = c;
 	sources_init(a, c->argc - 1, c->argv + 1);
-	rc = link_open(c);
+	rc = link_open_soon(c);
 	if (rc == 0)
 		rc = append_run(a);
 	if (rc == 0 && !a->sent)

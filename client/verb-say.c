@@ -87,7 +87,7 @@ int verb_say(struct client *c)
 	size_t n = 0;
 	int rc;
 
-	rc = link_open(c);             /* no daemon: said before input is read */
+	rc = link_open_soon(c);             /* no daemon: said before input is read */
 	if (rc == 0)
 		rc = text_gather(c, 1, TEXT_MOST, &text, &n);
 	if (rc == 0)
@@ -98,5 +98,7 @@ int verb_say(struct client *c)
 
 int verb_generate(struct client *c)
 {
-	return request_run(c, "session.generate", NULL, 0);
+	int rc = link_open_soon(c);
+
+	return rc ? rc : request_run(c, "session.generate", NULL, 0);
 }

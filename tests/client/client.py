@@ -12,7 +12,7 @@ try:
 except ImportError:
     print('python3-msgpack is missing')
     sys.exit(77)
-from peer import SECONDS, SINK, Connection, Peer
+from peer import SECONDS, SINK, Peer
 
 
 def equal(got, want, what=''):
@@ -291,6 +291,25 @@ def test_append_full_queue():
             c.nothing(0.15)
             c.answer(id, {'request': 1})
         equal(peer.finish(p, 0)[1], '')
+
+
+def test_append_soon():
+    """A daemon that is just starting again is waited for; one that is not there is not."""
+    with Peer() as peer:
+        peer.listener.close()
+        os.unlink(peer.path)
+        peer.listener = socket.socket(socket.AF_UNIX)
+        peer.listener.bind(peer.path)
+        p = peer.start('append', 'a', 'text')
+        peer.finish(peer.start('info'), 3)
+        time.sleep(0.3)
+        equal(p.poll(), None)
+        peer.listener.settimeout(SECONDS)
+        peer.listener.listen(8)
+        take_appends(peer.accept(), [])
+        peer.finish(p, 0)
+        os.unlink(peer.path)
+        peer.finish(peer.start('append', 'a', 'text'), 3)
 
 
 def test_append_refused():
