@@ -150,7 +150,7 @@ void dir_remember(struct store *s)
 {
 	static const char text[] = "held while sinkd runs; not empty: sinkd.db has been made\n";
 
-	if (pwrite(s->fd_lock, text, sizeof text - 1, 0) < 0 || fsync(s->fd_lock) < 0)
+	if (pwrite(s->fd_lock, text, sizeof text - 1, 0) < 0 || fsync(s->fd_lock) < 0 || fsync(s->fd_dir) < 0)
 		log_warning("%s/lock: %s", s->dir, strerror(errno));
 }
 

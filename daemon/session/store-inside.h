@@ -67,7 +67,7 @@ struct track {
 	X(ORDER_NEXT, "SELECT " ORDER " FROM queue" \
 		" WHERE session = ? AND id > ? AND stage < 2 ORDER BY id LIMIT 1") \
 	X(ORDER_PROGRESS, "UPDATE queue SET stage=?, offset=?, n_generated=?, answer=?, seq=?" \
-		" WHERE id = ? AND session = ?") \
+		" WHERE id = ? AND session = ? AND stage < 2") \
 	X(ORDER_FORGET, "DELETE FROM queue WHERE id = ? AND key IS NULL") \
 	X(ORDER_KEEP, "UPDATE queue SET payload = NULL WHERE id = ?") \
 	X(ORDER_COUNT, "SELECT count(*), total(length(payload)) FROM queue WHERE session = ? AND stage < 2") \
