@@ -61,6 +61,11 @@ INLINE v16 v_pick(unsigned mask, v16 x, v16 y)
 {
 	BOTH(_mm256_blendv_ps(y.a, x.a, spread_(mask)), _mm256_blendv_ps(y.b, x.b, spread_(mask >> 8)));
 }
+INLINE v16 v_less(v16 a, v16 b, v16 x, v16 y)
+{
+	BOTH(_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),
+	     _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ)));
+}
 INLINE void v_store(float *p, v16 x)
 {
 	_mm256_storeu_ps(p, x.a);

@@ -34,6 +34,10 @@ INLINE v16 v_min(v16 a, v16 b) { return _mm512_min_ps(a, b); }
 INLINE v16 v_max(v16 a, v16 b) { return _mm512_max_ps(a, b); }
 INLINE v16 v_abs(v16 a) { return _mm512_abs_ps(a); }
 INLINE v16 v_pick(unsigned mask, v16 a, v16 b) { return _mm512_mask_blend_ps((__mmask16)mask, b, a); }
+INLINE v16 v_less(v16 a, v16 b, v16 x, v16 y)
+{
+	return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
 INLINE void v_store(float *p, v16 a) { _mm512_storeu_ps(p, a); }
 INLINE void v_store_f16(uint16_t *p, v16 a)
 {

@@ -40,6 +40,8 @@ static inline v16 v_max(v16 a, v16 b) { LANES(a.f[l] > b.f[l] ? a.f[l] : b.f[l])
 static inline v16 v_abs(v16 a) { LANES(fabsf(a.f[l])); }
 /* lanes of mask from a, the others from b */
 static inline v16 v_pick(unsigned mask, v16 a, v16 b) { LANES(mask >> l & 1 ? a.f[l] : b.f[l]); }
+/* x where a < b, else y */
+static inline v16 v_less(v16 a, v16 b, v16 x, v16 y) { LANES(a.f[l] < b.f[l] ? x.f[l] : y.f[l]); }
 
 static inline void v_store(float *p, v16 a)
 {

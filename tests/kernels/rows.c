@@ -1,0 +1,404 @@
+/*
+ * Operations by rows against double precision: embed, norm, gated activations,
+ * add, softcap, select; bitwise the same on every instruction set and number of
+ * threads.  And the pool: every item once, whoever comes.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/pool.h"
+#include "tests/kernels/desk.h"
+
+#define TOKENS 40
+#define MOST_ROWS 33
+
+static const struct backend_ops *const cpu = &backend_cpu;
+
+/* One operation on two inputs of a width: what the backend makes of it, and what
+ * it should be for a row. */
+struct operation {
+	const char *name;
+	void (*make)(struct backend *b, const struct operation *o, struct act *x, struct act *y);
+	void (*should)(const struct operation *o, uint32_t width, const float *x, const float *y, double *out);
+	uint32_t width, part;            /* part: of a norm */
+	int kind;
+	double tolerance;                /* relative to 1 + |value| */
+	float size;                      /* of the inputs */
+};
+
+static struct matrix *norm_weight, *norm_bias;       /* [part] of the operation under test */
+static struct weight *loaded_weight, *loaded_bias;
+
+static void make_norm(struct backend *b, const struct operation *o, struct act *x, struct act *y)
+{
+	const struct norm n = { (enum norm_kind)o->kind, o->part, 1e-5f, loaded_weight,
+	                        o->kind == NORM_LAYER ? loaded_bias : NULL };
+
+	cpu->norm(b, &n, x, o->size > 5 ? y : x);
+	if (o->size > 5)
+		cpu->norm(b, &n, y, x);         /* into another act, and norm of a norm */
+}
+
+static void norm_once(const struct operation *o, uint32_t width, double *v)
+{
+	for (uint32_t at = 0; at < width; at += o->part) {
+		double mean = 0, square = 0;
+
+		for (uint32_t i = 0; i < o->part && o->kind == NORM_LAYER; i++)
+			mean += v[at + i] / o->part;
+		for (uint32_t i = 0; i < o->part; i++)
+			square += (v[at + i] - mean) * (v[at + i] - mean) / o->part;
+		for (uint32_t i = 0; i < o->part; i++) {
+			v[at + i] = (v[at + i] - mean) / sqrt(square + 1e-5) * (double)norm_weight->values[i];
+			if (o->kind == NORM_LAYER)
+				v[at + i] += (double)norm_bias->values[i];
+		}
+	}
+}
+
+static void should_norm(const struct operation *o, uint32_t width, const float *x, const float *y, double *out)
+{
+	(void)y;
+	for (uint32_t i = 0; i < width; i++)
+		out[i] = (double)x[i];
+	norm_once(o, width, out);
+	if (o->size > 5)
+		norm_once(o, width, out);
+}
+
+static void make_glu(struct backend *b, const struct operation *o, struct act *x, struct act *y)
+{
+	cpu->glu(b, (enum glu_kind)o->kind, x, o->part ? y : NULL, x);
+}
+
+static double activation(int kind, double x)
+{
+	switch (kind) {
+	case GLU_SILU:      return x / (1 + exp(-x));
+	case GLU_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+	case GLU_GELU_ERF:  return 0.5 * x * (1 + erf(x / M_SQRT2));
+	default:            return x > 0 ? x : 0;
+	}
+}
+
+static void should_glu(const struct operation *o, uint32_t width, const float *x, const float *y, double *out)
+{
+	for (uint32_t i = 0; i < width; i++)
+		out[i] = activation(o->kind, (double)x[i]) * (o->part ? (double)y[i] : 1);
+}
+
+static void make_add(struct backend *b, const struct operation *o, struct act *x, struct act *y)
+{
+	(void)o;
+	cpu->add(b, x, y, x);
+}
+
+static void should_add(const struct operation *o, uint32_t width, const float *x, const float *y, double *out)
+{
+	(void)o;
+	for (uint32_t i = 0; i < width; i++)
+		out[i] = (double)(x[i] + y[i]);
+}
+
+static void make_softcap(struct backend *b, const struct operation *o, struct act *x, struct act *y)
+{
+	(void)y;
+	cpu->softcap(b, (float)o->kind, x);
+}
+
+static void should_softcap(const struct operation *o, uint32_t width, const float *x, const float *y, double *out)
+{
+	(void)y;
+	for (uint32_t i = 0; i < width; i++)
+		out[i] = o->kind * tanh((double)x[i] / o->kind);
+}
+
+static const struct operation operations[] = {
+	{ "rms norm",       make_norm, should_norm, 576, 576, NORM_RMS, 2e-6, 1 },
+	{ "rms norm, twice", make_norm, should_norm, 96, 96, NORM_RMS, 2e-6, 9 },
+	{ "rms norm, odd",  make_norm, should_norm, 37, 37, NORM_RMS, 2e-6, 1 },
+	{ "rms norm by heads", make_norm, should_norm, 160, 40, NORM_RMS, 2e-6, 1 },
+	{ "layer norm",     make_norm, should_norm, 100, 100, NORM_LAYER, 4e-6, 1 },
+	{ "layer norm, large", make_norm, should_norm, 1024, 1024, NORM_LAYER, 4e-6, 1 },
+	{ "silu",           make_glu, should_glu, 1536, 1, GLU_SILU, 4e-7, 6 },
+	{ "silu, no up",    make_glu, should_glu, 33, 0, GLU_SILU, 4e-7, 30 },
+	{ "gelu tanh",      make_glu, should_glu, 640, 1, GLU_GELU_TANH, 1e-6, 3 },
+	{ "gelu erf",       make_glu, should_glu, 640, 0, GLU_GELU_ERF, 1e-6, 3 },
+	{ "relu",           make_glu, should_glu, 17, 1, GLU_RELU, 4e-7, 3 },
+	{ "add",            make_add, should_add, 577, 0, 0, 0, 1 },
+	{ "add, wide",      make_add, should_add, 20011, 0, 0, 0, 1 },
+	{ "softcap",        make_softcap, should_softcap, 9001, 0, 30, 4e-7, 40 },
+};
+
+static void play(const struct operation *o, struct place p, uint32_t n, const struct matrix *a,
+                 const struct matrix *b2, float *out)
+{
+	struct backend *b = place_open(p, n);
+	struct weight *wx = matrix_load(b, a), *wy = matrix_load(b, b2);
+	struct batch_row rows[MOST_ROWS];
+	struct batch_seq seq = { .window = { 4, 60 } };
+	struct batch batch = { .n_row = n, .n_seq = 1, .rows = rows, .seqs = &seq };
+	struct act *x, *y;
+
+	loaded_weight = norm_weight ? matrix_load(b, norm_weight) : NULL;
+	loaded_bias = norm_bias ? matrix_load(b, norm_bias) : NULL;
+	assert_int_equal(cpu->act_new(b, o->width, &x), 0);
+	assert_int_equal(cpu->act_new(b, o->width, &y), 0);
+	for (uint32_t i = 0; i < n; i++)
+		rows[i] = (struct batch_row){ (int32_t)(i % TOKENS), 0, i };
+	cpu->begin(b, NULL, &batch);
+	cpu->embed(b, wx, 1, x);
+	cpu->embed(b, wy, 1, y);
+	o->make(b, o, x, y);
+	cpu->read(b, x, out);
+	assert_int_equal(cpu->end(b, NULL), 0);
+	cpu->act_free(b, x);
+	cpu->act_free(b, y);
+	cpu->weight_free(b, wx);
+	cpu->weight_free(b, wy);
+	cpu->weight_free(b, loaded_weight);
+	cpu->weight_free(b, loaded_bias);
+	cpu->close(b);
+}
+
+static void operate(const struct operation *o)
+{
+	struct rng r = { o->width + (uint32_t)o->kind };
+	struct matrix *x = matrix_random(&r, QUANT_F32, o->width, TOKENS, o->size);
+	struct matrix *y = matrix_random(&r, QUANT_F32, o->width, TOKENS, o->size);
+	size_t size = (size_t)MOST_ROWS * o->width * sizeof(float);
+	float *first = malloc(size), *other = malloc(size);
+	double *should = malloc(o->width * sizeof(double));
+	struct place p;
+
+	norm_weight = o->part > 1 ? matrix_random(&r, QUANT_F32, o->part, 1, 1) : NULL;
+	norm_bias = o->part > 1 ? matrix_random(&r, QUANT_F32, o->part, 1, 1) : NULL;
+	for (size_t i = 0; place_at(i, &p); i++) {
+		uint32_t n = i % 3 == 1 ? 1 : i % 3 == 2 ? 5 : MOST_ROWS;
+
+		play(o, p, n, x, y, i ? other : first);
+		if (memcmp(first, i ? other : first, n * o->width * sizeof(float)))
+			fail_msg("%s: %s, %u threads: not the same bits", o->name, p.isa, p.n_thread);
+	}
+	for (uint32_t row = 0; row < MOST_ROWS; row++) {
+		o->should(o, o->width, x->values + row * o->width, y->values + row * o->width, should);
+		for (uint32_t i = 0; i < o->width; i++) {
+			double got = (double)first[row * o->width + i];
+
+			if (!(fabs(got - should[i]) <= o->tolerance * (1 + fabs(should[i]) * (o->part == 1 ? 8 : 1))))
+				fail_msg("%s: row %u value %u: %.9g, should be %.9g", o->name, row, i, got, should[i]);
+		}
+	}
+	matrix_free(x);
+	matrix_free(y);
+	matrix_free(norm_weight);
+	matrix_free(norm_bias);
+	free(first);
+	free(other);
+	free(should);
+}
+
+static void every_operation(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++)
+		operate(&operations[i]);
+}
+
+static void embed_every_format(void **state)
+{
+	struct rng r = { 8 };
+	struct backend *b = place_open((struct place){ NULL, 2 }, 3);
+	struct batch_row rows[3] = { { 5, 0, 0 }, { 0, 0, 1 }, { TOKENS - 1, 0, 2 } };
+	struct batch_seq seq = { .window = { 4, 60 } };
+	struct batch batch = { .n_row = 3, .n_seq = 1, .rows = rows, .seqs = &seq };
+	const struct quant *q;
+	float out[3 * 512];
+	struct act *x;
+
+	(void)state;
+	assert_int_equal(cpu->act_new(b, 512, &x), 0);
+	for (size_t i = 0; (q = quant_at(i)) != NULL; i++) {
+		struct matrix *m = matrix_random(&r, q->type, 512, TOKENS, 1);
+		struct weight *w = matrix_load(b, m);
+
+		cpu->begin(b, NULL, &batch);
+		cpu->embed(b, w, 24.0f, x);
+		cpu->read(b, x, out);
+		assert_int_equal(cpu->end(b, NULL), 0);
+		for (uint32_t row = 0; row < 3; row++)
+			for (uint32_t k = 0; k < 512; k++)
+				assert_true(out[row * 512 + k] == 24.0f * m->values[(size_t)rows[row].token * 512 + k]);
+		cpu->weight_free(b, w);
+		matrix_free(m);
+	}
+	cpu->act_free(b, x);
+	cpu->close(b);
+}
+
+/* A token outside of the vocabulary fails the step, by name, and the next is fine. */
+static void bad_token(void **state)
+{
+	struct rng r = { 9 };
+	struct backend *b = place_open((struct place){ NULL, 2 }, 1);
+	struct matrix *m = matrix_random(&r, QUANT_F32, 32, TOKENS, 1);
+	struct weight *w = matrix_load(b, m);
+	struct batch_row row = { TOKENS, 0, 0 };
+	struct batch_seq seq = { .window = { 4, 60 } };
+	struct batch batch = { .n_row = 1, .n_seq = 1, .rows = &row, .seqs = &seq };
+	struct backend_why why = { "" };
+	struct act *x;
+
+	(void)state;
+	assert_int_equal(cpu->act_new(b, 32, &x), 0);
+	for (int32_t t = -1; t < TOKENS + 1; t += TOKENS + 1) {
+		row.token = t;
+		cpu->begin(b, NULL, &batch);
+		cpu->embed(b, w, 1, x);
+		cpu->add(b, x, x, x);
+		assert_int_equal(cpu->end(b, &why), -EINVAL);
+		assert_non_null(strstr(why.text, "token"));
+	}
+	row.token = 3;
+	cpu->begin(b, NULL, &batch);
+	cpu->embed(b, w, 1, x);
+	assert_int_equal(cpu->end(b, &why), 0);
+	cpu->act_free(b, x);
+	cpu->weight_free(b, w);
+	matrix_free(m);
+	cpu->close(b);
+}
+
+static void select_rows(void **state)
+{
+	static const uint32_t outputs[] = { 1, 2, 6 };
+	struct rng r = { 10 };
+	struct backend *b = place_open((struct place){ NULL, 2 }, 8);
+	struct matrix *m = matrix_random(&r, QUANT_F32, 40, TOKENS, 1);
+	struct weight *w = matrix_load(b, m);
+	struct batch_row rows[8];
+	struct batch_seq seq = { .window = { 4, 60 } };
+	struct batch batch = { 8, 1, 3, rows, &seq, outputs, false };
+	float out[3 * 40];
+	struct act *x, *y;
+
+	(void)state;
+	for (uint32_t i = 0; i < 8; i++)
+		rows[i] = (struct batch_row){ (int32_t)(i * 4), 0, i };
+	assert_int_equal(cpu->act_new(b, 40, &x), 0);
+	assert_int_equal(cpu->act_new(b, 40, &y), 0);
+	for (int in_place = 0; in_place < 2; in_place++) {
+		struct act *to = in_place ? x : y;
+
+		cpu->begin(b, NULL, &batch);
+		cpu->embed(b, w, 1, x);
+		cpu->select(b, x, to);
+		cpu->add(b, to, to, to);
+		cpu->read(b, to, out);
+		assert_int_equal(cpu->end(b, NULL), 0);
+		for (uint32_t i = 0; i < 3; i++)
+			for (uint32_t k = 0; k < 40; k++)
+				assert_true(out[i * 40 + k] == 2 * m->values[outputs[i] * 4 * 40 + k]);
+	}
+	cpu->act_free(b, x);
+	cpu->act_free(b, y);
+	cpu->weight_free(b, w);
+	matrix_free(m);
+	cpu->close(b);
+}
+
+/* The int8 form of an act is not used after the act was written again. */
+static void act_written_again(void **state)
+{
+	struct rng r = { 11 };
+	struct backend *b = place_open((struct place){ NULL, 2 }, 1);
+	struct matrix *m = matrix_random(&r, QUANT_F32, 64, TOKENS, 1), *q = matrix_random(&r, QUANT_Q8_0, 64, 20, 1);
+	struct weight *table = matrix_load(b, m), *w = matrix_load(b, q);
+	struct batch_row row = { 1, 0, 0 };
+	struct batch_seq seq = { .window = { 4, 60 } };
+	struct batch batch = { .n_row = 1, .n_seq = 1, .rows = &row, .seqs = &seq };
+	struct act *x, *y;
+	float one[20], two[20];
+
+	(void)state;
+	assert_int_equal(cpu->act_new(b, 64, &x), 0);
+	assert_int_equal(cpu->act_new(b, 20, &y), 0);
+	cpu->begin(b, NULL, &batch);
+	cpu->embed(b, table, 1, x);
+	cpu->matmul(b, w, NULL, x, y);
+	cpu->read(b, y, one);
+	cpu->add(b, x, x, x);
+	cpu->matmul(b, w, NULL, x, y);
+	cpu->read(b, y, two);
+	assert_int_equal(cpu->end(b, NULL), 0);
+	for (int i = 0; i < 20; i++)
+		assert_true(one[i] != 0 && two[i] == 2 * one[i]);
+	cpu->act_free(b, x);
+	cpu->act_free(b, y);
+	cpu->weight_free(b, table);
+	cpu->weight_free(b, w);
+	matrix_free(m);
+	matrix_free(q);
+	cpu->close(b);
+}
+
+/* ---- the pool ---- */
+
+struct marks { atomic_uint count[1000]; atomic_uint who[8]; };
+
+static void mark(void *ctx, uint32_t item, unsigned worker)
+{
+	struct marks *m = ctx;
+
+	atomic_fetch_add(&m->count[item], 1);
+	atomic_fetch_add(&m->who[worker], 1);
+}
+
+static void pool_items(void **state)
+{
+	static struct marks m;
+	struct pool *p;
+	uint32_t n, total = 0;
+	unsigned who = 0;
+
+	(void)state;
+	assert_int_equal(pool_open(&p, 5), 0);
+	assert_int_equal(pool_threads(p), 5);
+	for (int round = 0; round < 2000; round++) {
+		n = (uint32_t)(round * 7 % 41);
+		memset(&m.count, 0, sizeof(m.count));
+		pool_run(p, mark, &m, n);
+		if (round % 50 == 0)
+			pool_rest(p);
+		for (uint32_t i = 0; i < 41; i++)
+			assert_int_equal(atomic_load(&m.count[i]), i < n);
+		total += n;
+	}
+	for (int i = 0; i < 8; i++)
+		who += atomic_load(&m.who[i]);
+	assert_int_equal(who, total);
+	pool_close(p);
+	pool_close(NULL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_operation),
+		cmocka_unit_test(embed_every_format),
+		cmocka_unit_test(bad_token),
+		cmocka_unit_test(select_rows),
+		cmocka_unit_test(act_written_again),
+		cmocka_unit_test(pool_items),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
