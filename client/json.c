@@ -46,9 +46,11 @@ static void bin_print(FILE *f, const unsigned char *p, size_t n)
 	fputs("\"}", f);
 }
 
-/* The shortest of three spellings that reads back as the same number. */
+/* The shortest spelling that reads back as the same number: as a float where it is
+ * one, so that a setting of 0.7 is printed as 0.7. */
 static void real_print(FILE *f, double d)
 {
+	bool single = (double)(float)d == d;
 	char buf[40];
 	int digits;
 
@@ -56,11 +58,13 @@ static void real_print(FILE *f, double d)
 		fputs("null", f);
 		return;
 	}
-	for (digits = 6; digits <= 17; digits += digits < 15 ? 9 : 2) {
+	for (digits = single ? 1 : 15; digits < 17; digits++) {
 		snprintf(buf, sizeof buf, "%.*g", digits, d);
-		if (strtod(buf, NULL) == d)
+		if (single ? strtof(buf, NULL) == (float)d : strtod(buf, NULL) == d)
 			break;
 	}
+	if (digits == 17)
+		snprintf(buf, sizeof buf, "%.17g", d);
 	fputs(buf, f);
 	if (!strpbrk(buf, ".e"))
 		fputs(".0", f);
