@@ -3,8 +3,10 @@
  *
  * The hard idea: address space is taken once and never moves, memory is taken
  * slot by slot.  fallocate reserves a slot's bytes before anything is written, so
- * that a system without memory says so here, by name, and not as SIGBUS in the
- * middle of a step.  Punching a hole gives them back, and what is read there
+ * that a system without memory says so here, by name, and not in the middle of a
+ * step.  A memfd has no size limit of its own: asked for more than there is, the
+ * kernel does not fail but ends processes, ours or others'.  So what is available
+ * is looked at first, and a reserve stays untouched.  Punching a hole gives them back, and what is read there
  * afterwards is zero.  Slots need not be whole pages: the kernel zeroes the
  * edges of a hole.
  *
@@ -19,8 +21,10 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -98,6 +102,24 @@ void *slab_memory(struct slab *s)
 	return s->memory;
 }
 
+/* Bytes that can be had without harm: the system's word, less a sixteenth of all;
+ * where it says nothing, all of the machine's memory. */
+static uint64_t memory_available(void)
+{
+	uint64_t total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t reserve = total / 16, kib, available = total;
+	FILE *f = fopen("/proc/meminfo", "re");
+	char line[128];
+
+	if (f == NULL)
+		return total - reserve;
+	while (fgets(line, sizeof line, f) != NULL)
+		if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
+			available = kib * 1024;
+	fclose(f);
+	return available > reserve ? available - reserve : 0;
+}
+
 int slab_take(struct slab *s, size_t n, uint32_t *slot, struct reason *why)
 {
 	uint32_t i;
@@ -108,6 +130,8 @@ int slab_take(struct slab *s, size_t n, uint32_t *slot, struct reason *why)
 		;
 	if (i == s->n_slot)
 		return -1;
+	if (n > memory_available())
+		return refuse(why, "memory", "%zu bytes for a session: the system has not got them", n);
 	while (n > 0 && fallocate(s->fd, 0, (off_t)(i * s->slot_bytes), (off_t)n) < 0) {
 		if (errno == EINTR)
 			continue;

@@ -1,0 +1,121 @@
+/* The slab: slots are reserved, zeroed and given back; no memory is refused by name. */
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "daemon/session/slab.h"
+
+enum { N_SLOT = 5 };
+
+static uint64_t used(struct slab *s)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(slab_fd(s), &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static void check_zero(const char *p, size_t n)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		if (p[i] != 0)
+			fail_msg("byte %zu is not zero", i);
+}
+
+/* Whole pages, and slots that share pages with their neighbours. */
+static void check_slots(size_t slot_bytes)
+{
+	struct reason why;
+	struct slab *s;
+	uint32_t slot, i;
+	char *p;
+
+	assert_int_equal(slab_open(&s, slot_bytes, N_SLOT, &why), 0);
+	p = slab_memory(s);
+	assert_int_equal((uintptr_t)p % (size_t)sysconf(_SC_PAGESIZE), 0);
+	assert_int_equal(used(s), 0);          /* sparse */
+	for (i = 0; i < N_SLOT; i++) {
+		assert_int_equal(slab_take(s, slot_bytes, &slot, &why), 0);
+		assert_int_equal(slot, i);
+		assert_true(used(s) >= (i + 1) * slot_bytes);  /* reserved before it is touched */
+		check_zero(p + i * slot_bytes, slot_bytes);
+		memset(p + i * slot_bytes, 'a' + (int)i, slot_bytes);
+	}
+	assert_int_equal(slab_take(s, slot_bytes, &slot, &why), -1);
+	slab_drop(s, 2);
+	assert_true(used(s) <= 4 * slot_bytes + 3 * 4096);     /* before it is read: that takes pages again */
+	check_zero(p + 2 * slot_bytes, slot_bytes);
+	for (i = 0; i < N_SLOT; i++)           /* and nobody else's */
+		if (i != 2) {
+			assert_int_equal(p[i * slot_bytes], 'a' + (int)i);
+			assert_int_equal(p[(i + 1) * slot_bytes - 1], 'a' + (int)i);
+		}
+	assert_int_equal(slab_take(s, 1, &slot, &why), 0);
+	assert_int_equal(slot, 2);
+	for (i = 0; i < N_SLOT; i++)
+		slab_drop(s, i);
+	assert_true(used(s) <= (slot_bytes % 4096 ? (N_SLOT + 1) * 4096 : 0));        /* pages that were shared */
+	slab_close(s);
+}
+
+static void test_slots(void **state)
+{
+	(void)state;
+	check_slots(1 << 20);
+	check_slots(100000);
+}
+
+static int first_victim(void)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY), rc;
+
+	if (fd < 0)
+		return -1;
+	rc = write(fd, "1000", 4) == 4 ? 0 : -1;
+	close(fd);
+	return rc;
+}
+
+static void test_refused(void **state)
+{
+	struct reason why;
+	struct slab *s;
+	uint32_t slot;
+	int flags;
+
+	(void)state;
+	assert_int_equal(slab_open(&s, SIZE_MAX / 2, 3, &why), REFUSED);
+	assert_string_equal(why.name, "memory");
+	assert_int_equal(slab_open(&s, (size_t)1 << 46, 1000, &why), REFUSED);
+	assert_string_equal(why.name, "memory");
+	assert_true(slab_open(&s, 0, 3, &why) < 0);
+
+	/* More than the machine has: the address space is there, the memory is not.
+	 * Should slab_take ask the kernel for it, this test is what the kernel ends. */
+	assert_int_equal(first_victim(), 0);
+	assert_int_equal(slab_open(&s, (size_t)1 << 44, 1, &why), 0);
+	flags = fcntl(slab_fd(s), F_GETFD);
+	assert_true(flags & FD_CLOEXEC);
+	assert_int_equal(slab_take(s, (size_t)1 << 44, &slot, &why), REFUSED);
+	assert_string_equal(why.name, "memory");
+	assert_int_equal(used(s), 0);
+	assert_int_equal(slab_take(s, 4096, &slot, &why), 0);  /* still of use */
+	slab_close(s);
+	slab_close(NULL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_slots), cmocka_unit_test(test_refused) };
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
