@@ -14,6 +14,7 @@
 
 #define SCRATCH_KEPT (256u << 10)      /* bytes of the packing buffer kept between messages */
 #define SMALL 4096
+#define ANSWER_MAX (32u << 20)
 
 static void pack(msgpack_packer *pk, const struct value *v);
 
@@ -88,7 +89,9 @@ static msgpack_sbuffer *begin(struct peer *p, msgpack_packer *pk)
 
 static bool fits(const struct peer *p, size_t n)
 {
-	return n <= SMALL || peer_unread(p) + n <= p->serve->params.n_output;
+	if (n <= SMALL || peer_unread(p) + n <= p->serve->params.n_output)
+		return true;
+	return peer_unread(p) < PEER_HIGH_WATER && n <= ANSWER_MAX;    /* one big one at a time */
 }
 
 void answer_result(struct peer *p, uint32_t id, const struct value *v)
@@ -104,7 +107,7 @@ void answer_result(struct peer *p, uint32_t id, const struct value *v)
 	if (fits(p, b->size))
 		peer_send(p, b->data, b->size);
 	else
-		answer_error(p, id, "too_large", "the answer is over what may lie unread on this connection");
+		answer_error(p, id, "too_large", "the answer is over what may lie unread; read first, then ask again");
 }
 
 void answer_error(struct peer *p, uint32_t id, const char *name, const char *text)

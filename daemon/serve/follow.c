@@ -32,13 +32,16 @@ static unsigned bucket(uint64_t session)
 
 /* ---- watches ---- */
 
-static struct watch *watch_new(struct peer *p, uint32_t id, const struct args *a, const struct request *r)
+static struct watch *watch_new(struct peer *p, bool follow, uint32_t id, const struct args *a,
+                               const struct request *r)
 {
 	struct watch *w = calloc(1, sizeof *w);
 
 	if (!w)
 		abort();
+	*(follow ? &p->n_follow : &p->n_wait) += 1;
 	w->peer = p;
+	w->follow = follow;
 	w->id = id;
 	w->cursor = r->from > 0 ? r->from : 1;
 	w->limit = r->limit;
@@ -59,6 +62,7 @@ void watch_free(struct watch *w)
 	if (w->session)
 		LIST_REMOVE(w, by_session);
 	LIST_REMOVE(w, by_peer);
+	*(w->follow ? &w->peer->n_follow : &w->peer->n_wait) -= 1;
 	if (w->timer)
 		event_free(w->timer);
 	free(w);
@@ -125,7 +129,7 @@ static void wait_for_news(struct watch *w)
 
 void follow_wait(struct peer *p, uint32_t id, const struct args *a, struct request *r)
 {
-	struct watch *w = watch_new(p, id, a, r);
+	struct watch *w = watch_new(p, false, id, a, r);
 
 	ask(w, r);
 }
@@ -168,9 +172,14 @@ static struct watch *find_follow(const struct peer *p, const struct request *r, 
 
 void follow_begin(struct peer *p, uint32_t id, const struct args *a, struct request *r)
 {
-	struct watch *w = watch_new(p, id, a, r), *old;
+	struct watch *w, *old;
 
-	w->follow = true;
+	if (p->n_follow >= PEER_FOLLOWS) {
+		answer_error(p, id, "too_large", "a connection follows at most 256 sessions");
+		request_free(r);
+		return;
+	}
+	w = watch_new(p, true, id, a, r);
 	old = find_follow(p, r, w);
 	if (old && old->answered)
 		watch_free(old);

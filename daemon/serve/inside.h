@@ -28,10 +28,11 @@
 #include "proto/methods.h"
 #include "proto/scan.h"
 
-/* A peer is not read from while it has this many requests, or bytes of requests,
- * under way, or this many bytes of answers unread. */
+/* A peer is not read from while it has this many requests (those that wait among
+ * them), or bytes of requests, under way, or this many bytes of answers unread. */
 #define PEER_CALLS 256
 #define PEER_CALL_BYTES (4u << 20)
+#define PEER_FOLLOWS 256           /* sessions that one connection may follow */
 #define PEER_HIGH_WATER (256u << 10)
 /* What one uid may make us hold, over all of its connections. */
 #define USER_BYTES (256ull << 20)
@@ -102,6 +103,7 @@ struct peer {
 	LIST_HEAD(, call) calls;
 	size_t n_call, n_call_byte;
 	LIST_HEAD(, watch) watches;
+	size_t n_wait, n_follow;   /* of them */
 	uint64_t charged;          /* part of user->n_byte */
 	bool error_map;            /* hello {errors: "map"} */
 	bool posted;               /* the engine knows it */

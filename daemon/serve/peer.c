@@ -143,7 +143,7 @@ void peer_post(struct serve *s, struct call *c, struct request *r)
 
 static bool may_take(const struct peer *p)
 {
-	return !p->ended && !p->closing && peer_unread(p) < PEER_HIGH_WATER && p->n_call < PEER_CALLS &&
+	return !p->ended && !p->closing && peer_unread(p) < PEER_HIGH_WATER && p->n_call + p->n_wait < PEER_CALLS &&
 	       p->n_call_byte < PEER_CALL_BYTES && p->user->n_byte < USER_BYTES;
 }
 
