@@ -5,6 +5,10 @@
  * silence at the latest.  Up to 32 pieces are in flight, each with a key of its
  * own; they are remembered until the daemon has them on disk, and sent again, in
  * order and with the same keys, over a new connection.
+ *
+ * A full queue refuses one piece and may take the next one a moment later; so
+ * only as much is sent in flights as surely fits into the queue, and the rest one
+ * piece at a time.
  */
 #include <errno.h>
 #include <poll.h>
@@ -14,6 +18,7 @@
 #include <unistd.h>
 
 #include "client/client.h"
+#include "proto/frame.h"
 
 #define PIECE_MAX 65536
 #define FLIGHT_MAX 32
@@ -43,6 +48,7 @@ struct append {
 	int64_t not_before;        /* sending waits after a refusal; 0: no */
 	bool careful;              /* one at a time, from the first such refusal on */
 	bool warned, sent;
+	uint64_t fits;             /* bytes that may go in flights before it, too */
 
 	char in[PIECE_MAX];
 	size_t n_in;
@@ -119,6 +125,10 @@ static int pieces_send(struct append *a)
 		if (rc)
 			return rc;
 		a->sent = true;
+		if (piece_at(a, i)->n > a->fits)
+			a->careful = true;
+		else
+			a->fits -= piece_at(a, i)->n;
 	}
 	return 0;
 }
@@ -363,6 +373,25 @@ static int session_check(struct client *c)
 	return rc;
 }
 
+/* How much may wait in the daemon's queue; others may have filled half of it. */
+static int fits_ask(struct append *a)
+{
+	struct sink_answer answer = { 0 };
+	struct sink_error e = { 0 };
+	struct params p;
+	int rc;
+
+	params_init(&p);
+	rc = link_patient(a->c, "server.info", &p, &answer, &e);
+	if (rc == 0)
+		a->fits = answer_uint(frame_get(&answer.result, "limits"), "queued_bytes") / 2;
+	else if (e.name[0])
+		say_error(&e, SINK_REFUSED);
+	sink_answer_free(&answer);
+	params_free(&p);
+	return rc;
+}
+
 int verb_append(struct client *c)
 {
 	struct append *a = calloc(1, sizeof *a);
@@ -374,6 +403,8 @@ int verb_append(struct client *c)
 	a->c = c;
 	sources_init(a, c->argc - 1, c->argv + 1);
 	rc = link_open_soon(c);
+	if (rc == 0)
+		rc = fits_ask(a);
 	if (rc == 0)
 		rc = append_run(a);
 	if (rc == 0 && !a->sent)

@@ -40,6 +40,14 @@ def text_bytes(x):
     return x.encode() if isinstance(x, str) else x
 
 
+def append_accept(peer, queued_bytes=1 << 26):
+    """The client asks how much may wait before it appends."""
+    c = peer.accept()
+    id, _ = c.expect('server.info')
+    c.answer(id, {'limits': {'queued_bytes': queued_bytes}})
+    return c
+
+
 def take_appends(c, log, answer=True):
     """Answers appends until the client leaves."""
     while True:
@@ -182,7 +190,7 @@ def test_append_pieces():
     log = []
     with Peer() as peer:
         p = peer.start('append', 'a', '--role', 'tool')
-        c = peer.accept()
+        c = append_accept(peer)
         import threading
         t = threading.Thread(target=take_appends, args=(c, log))
         t.start()
@@ -200,7 +208,7 @@ def test_append_silence():
     """What came is sent after a silence; a character cut by a read waits for its rest."""
     with Peer() as peer:
         p = peer.start('append', 'a')
-        c = peer.accept()
+        c = append_accept(peer)
         for part, want in ((b'caf\xc3', 'caf'), (b'\xa9 ', 'é '), (b'\xff\xe2\x82', b'\xff'), (b'\xac\n', '€\n')):
             p.stdin.write(part)
             p.stdin.flush()
@@ -223,7 +231,7 @@ def test_append_in_flight():
     """32 in flight, no more, and it waits for all of them."""
     with Peer() as peer:
         p = peer.start('append', 'a')
-        c = peer.accept()
+        c = append_accept(peer)
         import threading
         data = b'0123456789abcde\n' * (4096 * 40)
         t = threading.Thread(target=lambda: (p.stdin.write(data), p.stdin.close()))
@@ -250,7 +258,7 @@ def test_append_again():
     """Cut before the answers: the same pieces with the same keys, in order, once answered no more."""
     with Peer() as peer:
         p = peer.start('append', 'a')
-        c = peer.accept()
+        c = append_accept(peer)
         first = []
         for i in range(4):
             p.stdin.write(b'line %d\n' % i)
@@ -275,7 +283,7 @@ def test_append_full_queue():
     """A full queue is waited for, one piece at a time, in order."""
     with Peer() as peer:
         p = peer.start('append', 'a')
-        c = peer.accept()
+        c = append_accept(peer)
         seen = []
         for i in range(3):
             p.stdin.write(b'line %d\n' % i)
@@ -306,21 +314,44 @@ def test_append_soon():
         equal(p.poll(), None)
         peer.listener.settimeout(SECONDS)
         peer.listener.listen(8)
-        take_appends(peer.accept(), [])
+        take_appends(append_accept(peer), [])
         peer.finish(p, 0)
         os.unlink(peer.path)
         peer.finish(peer.start('append', 'a', 'text'), 3)
 
 
+def test_append_beyond_the_queue():
+    """What may not fit into the queue goes one piece at a time."""
+    with Peer() as peer:
+        p = peer.start('append', 'a')
+        c = append_accept(peer, queued_bytes=4 * 65536)
+        import threading
+        t = threading.Thread(target=lambda: (p.stdin.write(b'0123456789abcde\n' * (4096 * 6)), p.stdin.close()))
+        t.start()
+        ids = [c.expect('session.append')[0] for _ in range(3)]        # two fit into half of it
+        c.nothing()
+        for id in ids[:2]:
+            c.answer(id, {'request': 1})
+        c.nothing()
+        c.answer(ids[2], {'request': 1})
+        for _ in range(3):
+            id, _ = c.expect('session.append')
+            c.nothing(0.1)
+            c.answer(id, {'request': 1})
+        t.join()
+        p.stdin = None
+        peer.finish(p, 0)
+
+
 def test_append_refused():
     with Peer() as peer:
         p = peer.start('append', 'a', 'text')
-        c = peer.accept()
+        c = append_accept(peer)
         id, _ = c.expect('session.append')
         c.refuse(id, 'no_session: no session a')
         equal(peer.finish(p, 1)[1], 'sink: no_session: no session a\n')
         p = peer.start('append', 'a')
-        c = peer.accept()
+        c = append_accept(peer)
         p.stdin.close()
         p.stdin = None
         id, _ = c.expect('session.info')       # nothing to send: is there such a session?
