@@ -17,15 +17,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "proto/connect.h"
 #include "proto/errors.h"
 #include "proto/frame.h"
 #include "proto/scan.h"
 
-#define SYSTEM_SOCKET "/run/sinkd/sinkd.sock"
 #define READ_SIZE 65536
 
 struct message {               /* whole, scanned */
@@ -45,7 +44,7 @@ struct lag {                   /* events of a session that were left out */
 
 struct sink {
 	int fd;
-	char path[sizeof ((struct sockaddr_un *)0)->sun_path];
+	char path[CONNECT_PATH_MAX];
 	uint32_t id;           /* of the latest request */
 	msgpack_sbuffer out;
 	msgpack_packer packer;
@@ -117,27 +116,6 @@ static void list_free(struct list *l)
 
 /* ---- connecting ---- */
 
-static int socket_connect(const char *path)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, rc;
-
-	if (strlen(path) >= sizeof addr.sun_path)
-		return -ENAMETOOLONG;
-	strcpy(addr.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	do
-		rc = connect(fd, (struct sockaddr *)&addr, sizeof addr);
-	while (rc < 0 && errno == EINTR);
-	if (rc == 0)
-		return fd;
-	rc = -errno;
-	close(fd);
-	return rc;
-}
-
 static int sink_new(struct sink **out, int fd, const char *path)
 {
 	struct sink *s = calloc(1, sizeof *s);
@@ -155,42 +133,16 @@ static int sink_new(struct sink **out, int fd, const char *path)
 	return 0;
 }
 
-/* Where a daemon may be; "": no such place. */
-struct places { size_t n; char path[2][256]; };
-
-static void places_find(struct places *at, const char *path)
-{
-	const char *env = getenv("SINKD_SOCKET"), *dir = getenv("XDG_RUNTIME_DIR");
-
-	at->n = 0;
-	if (path || (env && *env)) {
-		snprintf(at->path[at->n++], sizeof at->path[0], "%s", path ? path : env);
-		return;
-	}
-	if (dir && *dir)
-		snprintf(at->path[at->n++], sizeof at->path[0], "%s/sinkd/sinkd.sock", dir);
-	snprintf(at->path[at->n++], sizeof at->path[0], "%s", SYSTEM_SOCKET);
-}
-
 int sink_open(struct sink **out, const char *path, struct sink_error *e)
 {
-	struct places places;
-	int fd = -ENOENT, rc;
-	size_t i;
+	char found[sizeof (*out)->path], text[sizeof e->message];
+	int fd, rc;
 
 	*out = NULL;
-	places_find(&places, path);
-	for (i = 0; i < places.n; i++) {
-		fd = socket_connect(places.path[i]);
-		if (fd >= 0 || (fd != -ENOENT && fd != -ECONNREFUSED))
-			break;
-	}
-	if (i == places.n)
-		i--;
+	fd = daemon_connect(path, found, text, sizeof text);
 	if (fd < 0)
-		return fail(e, SINK_GONE, -fd, "gone", "no daemon at %s%s%s: %s", places.path[0],
-		            i > 0 ? " or " : "", i > 0 ? places.path[i] : "", strerror(-fd));
-	rc = sink_new(out, fd, places.path[i]);
+		return fail(e, SINK_GONE, -fd, "gone", "%s", text);
+	rc = sink_new(out, fd, found);
 	if (rc) {
 		close(fd);
 		return fail_gone(e, -rc);
