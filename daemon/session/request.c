@@ -88,7 +88,7 @@ int timeline_usable(const struct timeline *t, struct reason *why)
 		return refuse(why, "session_damaged", "%s", t->bad);
 	if (t->changed)
 		return refuse(why, "model_changed", "the session belongs to the model %s", t->row.model);
-	if (t->row.n_kill >= 2)
+	if (t->row.n_kill >= 2 && !t->probation)
 		return refuse(why, "session_set_aside", "the engine ended twice while computing it");
 	return 0;
 }

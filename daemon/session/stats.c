@@ -16,7 +16,7 @@ static const char *state_of(const struct timeline *t)
 		return "damaged";
 	if (t->changed)
 		return "model_changed";
-	if (t->row.n_kill >= 2)
+	if (t->row.n_kill >= 2 && !t->probation)
 		return "set_aside";
 	if (t->state == TIMELINE_LOADING || (t->engine->phase == PHASE_LOADING && t->n_queued > 0))
 		return "loading";
