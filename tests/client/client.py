@@ -535,6 +535,80 @@ def test_attach():
         equal(peer.finish(p, 0)[0], b'user: hi\nhello\nassistant: one two\n')
 
 
+class Terminal:
+    """A process with a terminal of its own."""
+    def __init__(self, peer, *args):
+        import fcntl
+        import pty
+        import termios
+        self.fd, slave = pty.openpty()
+        self.p = subprocess.Popen([SINK, '-S', peer.path, *args], stdin=slave, stdout=slave, stderr=slave,
+                                  start_new_session=True, env={**os.environ, 'TERM': 'xterm', 'LC_ALL': 'C.UTF-8'},
+                                  preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        peer.processes.append(self.p)
+        os.close(slave)
+        self.seen = ''
+
+    def type(self, s):
+        os.write(self.fd, s.encode())
+
+    def until(self, want):
+        """What was written until `want` came, that included."""
+        import select
+        end = time.monotonic() + SECONDS
+        while want not in self.seen:
+            assert select.select([self.fd], [], [], max(0, end - time.monotonic()))[0], f'no {want!r} in {self.seen!r}'
+            try:
+                data = os.read(self.fd, 4096)
+            except OSError:                    # how a terminal says that nobody has it open
+                data = b''
+            assert data, f'no {want!r} in {self.seen!r}'
+            self.seen += data.decode()
+        out, self.seen = self.seen[:self.seen.index(want) + len(want)], self.seen[self.seen.index(want) + len(want):]
+        return out
+
+
+def test_attach_terminal():
+    """A prompt, live text while a line is typed, Ctrl-C for the answer and for the line, Ctrl-D to leave."""
+    with Peer() as peer:
+        t = Terminal(peer, 'attach', 'a')
+        c = peer.accept()
+        id, _ = c.expect('session.info')
+        c.answer(id, {'session': 'a', 'raw': False, 'seq': 1, 'state': 'idle'})
+        id, _ = c.expect('session.read')
+        c.answer(id, {'events': [text(1, 'hi', role='user', request=1)], 'next': 2, 'durable': 1})
+        id, _ = c.expect('session.read')
+        c.answer(id, {'events': [], 'next': 2, 'durable': 1})
+        id, params = c.expect('session.follow')
+        c.answer(id, {'next': params['from']})
+        t.until('user: hi')
+        t.until('> ')
+        t.type('héllo\r')
+        id, params = c.expect('session.say')
+        equal(params['text'], 'héllo')
+        c.answer(id, {'request': 7, 'seq': 1})
+        for e in (text(2, 'héllo', role='user'), begin(3), text(4, 'one €')):
+            c.send([2, 'session.event', [e]])
+        shown = t.until('one €')
+        equal(shown.count('user'), 0, 'what was typed is not shown again')
+        t.type('x')                            # from now on whole lines come above the prompt
+        t.until('> x')
+        c.send([2, 'session.event', [text(5, ' two\nthree')]])
+        assert 'three' not in t.until('two')
+        t.until('> x')
+        t.type('\x03')                         # Ctrl-C: the answer
+        id, _ = c.expect('session.cancel')
+        c.answer(id, {'cancelled': True})
+        c.send([2, 'session.event', [end(6, 'cancelled')]])
+        time.sleep(0.2)
+        t.type('\x03')                         # again: the line
+        time.sleep(0.2)
+        t.type('\x04')                         # Ctrl-D: on an empty line it detaches
+        equal(t.p.wait(timeout=SECONDS), 0)
+        equal(c.request(), None)
+        os.close(t.fd)
+
+
 def main():
     failed = 0
     for name, test in list(globals().items()):
