@@ -174,7 +174,7 @@ struct engine {
 	struct request *deferred, **deferred_last;     /* until the model is there */
 	struct score *scores, **scores_last;
 	uint64_t n_job;            /* in flight */
-	bool retry;                /* some session is stalled; tried again at retry_at */
+	bool retry;                /* a session is stalled, or waits for memory: try at retry_at */
 	double retry_at;
 	bool stop_begun, stop_whole, store_started;
 
@@ -188,6 +188,7 @@ struct engine {
 	float *logits;             /* [p.n_slot][n_vocab] */
 	uint32_t *score_outputs;   /* [n_row_max] */
 	uint32_t turn;             /* the slot that begins the next batch */
+	uint32_t apply_turn;       /* the slot whose text is next */
 	double row_seconds;        /* of a row in a long batch, measured */
 	struct stats stats;
 };
@@ -270,6 +271,7 @@ uint64_t timeline_window_start(const struct timeline *t, uint64_t n_token);
 /* ---- schedule.c: who is in the next batch ---- */
 bool engine_step(struct engine *e);            /* false: nobody has rows */
 bool timeline_busy(const struct timeline *t);  /* has work that needs a slot */
+bool engine_busy(const struct engine *e);      /* any session has rows to compute, about */
 
 /* ---- resident.c: slots, checkpoints, rebuilding ---- */
 void resident_want(struct timeline *t);        /* it has work: it gets a slot in its turn */

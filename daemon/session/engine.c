@@ -18,6 +18,7 @@
 #include "daemon/session/engine-internal.h"
 
 #define WINDOW_MOST 32768u     /* of a slot, however long the model's context is */
+#define SLICES_SECONDS 0.05    /* of text between two steps, about */
 #define ROWS_LEAST 256u        /* rows that a batch can have: score's chunks */
 
 int64_t clock_ms(void)
@@ -228,7 +229,6 @@ static int open_slots(struct engine *e, struct reason *why)
 	const struct model_info *m = model_info(e->model);
 	struct backend_why bad = { .text = "" };
 	uint32_t i, n_slot = e->p.n_slot;
-	size_t page = 4096;
 	int rc;
 
 	e->n_window_max = m->n_ctx < WINDOW_MOST ? m->n_ctx : WINDOW_MOST;
@@ -241,8 +241,6 @@ static int open_slots(struct engine *e, struct reason *why)
 		.n_slot = n_slot,
 	};
 	e->slot_bytes = e->ops->kv_bytes(&e->shape, e->shape.most);
-	if (e->slot_bytes % page != 0)
-		return ERROR(-EINVAL);
 	rc = slab_open(&e->slab, e->slot_bytes, n_slot, why);
 	if (rc != 0)
 		return rc;
@@ -371,15 +369,20 @@ static void retry(struct engine *e)
 /* A bit of everything that can be done now; false: nothing can. */
 static bool turn(struct engine *e)
 {
+	double began = clock_seconds();
 	bool did = false;
-	uint32_t i;
+	uint32_t i, slot;
 
 	if (e->phase != PHASE_READY)
 		return false;
 	did |= resident_serve(e);
-	for (i = 0; i < e->p.n_slot; i++)
-		if (e->places[i].owner != NULL)
-			did |= apply_turn(e->places[i].owner);
+	/* Slices, until a step is due; the next turn goes on behind the last one. */
+	for (i = 0; i < e->p.n_slot && clock_seconds() - began < SLICES_SECONDS; i++) {
+		slot = (e->apply_turn + i) % e->p.n_slot;
+		if (e->places[slot].owner != NULL)
+			did |= apply_turn(e->places[slot].owner);
+	}
+	e->apply_turn = (e->apply_turn + i) % e->p.n_slot;
 	did |= engine_step(e);
 	if (e->phase == PHASE_READY)
 		did |= score_turn(e);

@@ -197,7 +197,7 @@ static void asked(struct call *c, struct store_job *j)
 	t->fresh = t->cur->progress.stage == 0 && t->cur->progress.offset == 0;
 	held_clear(&t->held);
 	b = *bond_of(t, t->cur->id);
-	t->cancel = b != NULL && b->gone;
+	t->cancel = b != NULL ? b->gone : (t->cur->given & GIVEN_UNTIL) != 0;
 	if (t->cur->kind != ORDER_APPEND && waiters_cancel(t, t->cur->id))
 		t->cancel = true;
 }
@@ -262,7 +262,7 @@ static void accepted(struct call *c, struct store_job *j)
 	if (!again) {
 		t->n_queued++;
 		c->engine->stats.orders++;
-		if (r->until_disconnect && o->kind != ORDER_APPEND)
+		if (o->given & GIVEN_UNTIL)
 			bond_make(t, o->id, r->peer);
 		resident_want(t);
 	}
@@ -355,6 +355,8 @@ static int order_make(struct engine *e, const struct request *r, struct timeline
 	o->settings = t->row.settings;
 	settings_merge(&o->settings, &r->settings, r->given);
 	o->given = GIVEN_SETTINGS;     /* what a later `set` says is not for this one */
+	if (r->until_disconnect && o->kind != ORDER_APPEND)
+		o->given |= GIVEN_UNTIL;
 	if (o->kind != ORDER_GENERATE && !text)
 		return refuse(why, "bad_param", "text is missing");
 	if (o->kind == ORDER_GENERATE && text)

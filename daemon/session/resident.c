@@ -17,7 +17,7 @@
 #include "daemon/base/log.h"
 #include "daemon/session/engine-internal.h"
 
-#define SLOT_SECONDS 10        /* of a busy session while others wait */
+#define SLOT_SECONDS 10        /* engine_params.slot_seconds, when not given */
 
 static uint64_t at_least_zero(uint64_t a, uint64_t b)
 {
@@ -48,6 +48,7 @@ static bool idle(const struct timeline *t)
  * are at work, the one that has had its time. */
 static struct timeline *victim(struct engine *e)
 {
+	double keep = e->p.slot_seconds > 0 ? e->p.slot_seconds : SLOT_SECONDS;
 	struct timeline *best = NULL, *t;
 	uint32_t i;
 
@@ -59,10 +60,20 @@ static struct timeline *victim(struct engine *e)
 	for (i = 0; best == NULL && i < e->p.n_slot; i++) {
 		t = e->places[i].owner;
 		if (t != NULL && t->state == TIMELINE_READY && t->n_log == 0 && !t->stalled && !t->saving &&
-		    clock_seconds() - t->woken > SLOT_SECONDS)
+		    clock_seconds() - t->woken > keep)
 			best = t;
 	}
 	return best;
+}
+
+/* Nobody here can make room: the system has no memory for a slot that is free. */
+static void no_memory(struct engine *e, int rc, const struct reason *why)
+{
+	if (rc < 0 || e->retry)
+		return;
+	log_warning("a session waits: %s", why->text);
+	e->retry = true;
+	e->retry_at = clock_seconds() + RETRY_MS / 1000.0;
 }
 
 static void wake(struct timeline *t, uint32_t slot);
@@ -80,8 +91,10 @@ bool resident_serve(struct engine *e)
 			rc = slab_take(e->slab, e->ops->kv_bytes(&e->shape, t->row.window), &slot, &why);
 			if (rc != 0) {
 				out = victim(e);
-				if (out == NULL)
+				if (out == NULL) {
+					no_memory(e, rc, &why);
 					break;
+				}
 				e->stats.slots_evicted++;
 				resident_leave(out, true);
 				continue;

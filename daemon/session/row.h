@@ -42,6 +42,8 @@ enum given {
 	GIVEN_SINKS = 1 << 8, GIVEN_WINDOW = 1 << 9, GIVEN_SHARE = 1 << 10, GIVEN_MODEL = 1 << 11,
 	GIVEN_ROLE = 1 << 12, GIVEN_KEY = 1 << 13, GIVEN_TEXT = 1 << 14, GIVEN_TOKENS = 1 << 15,
 	GIVEN_SYSTEM = 1 << 16,
+	/* Of a stored order: it is bound to its peer; a new process has no such peer. */
+	GIVEN_UNTIL = 1 << 17,
 };
 /* to = from, field by field where given. */
 void settings_merge(struct settings *to, const struct settings *from, unsigned given);

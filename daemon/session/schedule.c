@@ -30,6 +30,16 @@ bool timeline_busy(const struct timeline *t)
 	       (t->state == TIMELINE_READY && t->n_computed < t->n_token);
 }
 
+bool engine_busy(const struct engine *e)
+{
+	uint32_t i;
+
+	for (i = 0; i < e->p.n_slot; i++)
+		if (e->places[i].owner != NULL && timeline_busy(e->places[i].owner))
+			return true;
+	return false;
+}
+
 static bool blocked(const struct timeline *t)
 {
 	return t->state != TIMELINE_READY || t->deleting || t->stalled || t->bad[0] != '\0' ||

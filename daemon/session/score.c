@@ -26,6 +26,7 @@ struct score {
 	float *logits;             /* [chunk][n_vocab] */
 	uint64_t n_computed, n_scored;
 	double sum, began;
+	double row_seconds;        /* measured */
 	struct value *per_token;   /* NULL: not wanted */
 };
 
@@ -136,8 +137,12 @@ static int next_chunk(struct engine *e, struct score *s)
 	uint64_t left = s->ids.n - 1 - s->n_computed;
 	struct reason why = { .name = "" };
 	uint32_t i, n = left < s->chunk ? (uint32_t)left : s->chunk;
-	double nll;
+	double nll, began = clock_seconds();
 	int rc;
+
+	/* Sessions wait no longer than for a step of theirs. */
+	if (engine_busy(e) && s->row_seconds > 0 && n > STEP_SECONDS / s->row_seconds)
+		n = STEP_SECONDS / s->row_seconds >= 1 ? (uint32_t)(STEP_SECONDS / s->row_seconds) : 1;
 
 	for (i = 0; i < n; i++) {
 		e->rows[i].token = s->ids.data[s->n_computed + i];
@@ -161,6 +166,7 @@ static int next_chunk(struct engine *e, struct score *s)
 			value_push(s->per_token, value_real(nll));
 	}
 	s->n_computed += n;
+	s->row_seconds = (clock_seconds() - began) / n;
 	e->stats.steps++;
 	e->stats.computed += n;
 	e->stats.prefill += n;

@@ -69,6 +69,16 @@ void desk_until(struct desk *d, bool (*done)(struct desk *d, void *ctx), void *c
 	}
 }
 
+void desk_pump(struct desk *d, int ms)
+{
+	struct letter *l = mailbox_wait(d->box, ms), *next;
+
+	for (; l != NULL; l = next) {
+		next = l->next;
+		l->open(d, l);
+	}
+}
+
 void desk_post(struct desk *d, struct request *r)
 {
 	engine_post(d->engine, r);
@@ -138,17 +148,23 @@ static bool is_stopped(struct desk *d, void *ctx)
 
 void desk_start(struct desk *d)
 {
-	struct store_params sp = { .dir = d->dir };
+	assert_true(desk_try_start(d));
+}
+
+bool desk_try_start(struct desk *d)
+{
+	struct store_params sp = { .dir = d->dir, .vfs = d->vfs, .disk = d->disk };
 	struct reason why = { .name = "" };
 
-	assert_int_equal(mailbox_open(&d->box), 0);
 	if (store_open(&d->store, &sp, &why) != 0)
-		fail_msg("%s: %s", why.name, why.text);
+		return false;
+	assert_int_equal(mailbox_open(&d->box), 0);
 	d->p.store = d->store;
 	d->p.serve = d->box;
 	d->status = ENGINE_LOADING;
 	assert_int_equal(engine_start(&d->engine, &d->p, &why), 0);
 	desk_until(d, is_ready, NULL);
+	return true;
 }
 
 void desk_stop(struct desk *d)

@@ -13,6 +13,8 @@ struct seen {                          /* a published event */
 
 struct desk {
 	char dir[64];
+	const char *vfs;               /* of the store; NULL: the real disk */
+	const struct disk *disk;
 	struct engine_params p;
 	struct store *store;
 	struct engine *engine;
@@ -27,6 +29,8 @@ struct desk {
 
 void desk_new(struct desk *d);                 /* a new directory, usual parameters */
 void desk_start(struct desk *d);               /* returns when the engine is ready */
+bool desk_try_start(struct desk *d);           /* false: the store does not open */
+void desk_pump(struct desk *d, int ms);        /* takes letters for that long */
 void desk_stop(struct desk *d);
 void desk_remove(struct desk *d);              /* stopped; the directory and all in it */
 /* The state directory as a SIGKILL would leave it now: to's, not started. */

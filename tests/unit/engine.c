@@ -1,7 +1,4 @@
-/*
- * The engine with a real store and a tiny real model: what a session says must
- * not depend on restarts, lost checkpoints, other sessions, slots or jumps.
- */
+/* The engine with a real store and a tiny real model: what requests do. */
 #include "tests/unit/engine-desk.h"
 
 #include <setjmp.h>
@@ -130,10 +127,6 @@ static void keys_are_remembered(void **state)
 	desk_remove(&d);
 }
 
-/* ---- the same text, whatever happens ---- */
-
-static const float temperatures[] = { 0, 1.5f };
-
 struct count { uint64_t order; size_t n; };
 
 static bool has_text(struct desk *d, void *ctx)
@@ -145,189 +138,6 @@ static bool has_text(struct desk *d, void *ctx)
 		n += d->seen[i].event.kind == EVENT_TEXT && d->seen[i].event.order == c->order &&
 		     d->seen[i].event.role == ROLE_ASSISTANT;
 	return n >= c->n;
-}
-
-/* The i-th of a family of conversations. */
-static uint64_t ask_story(struct desk *d, const char *name, float temperature, uint64_t i, uint32_t n)
-{
-	char text[64];
-
-	desk_create(d, name, false, i, temperature);
-	snprintf(text, sizeof text, "Tell me story %llu.", (unsigned long long)i);
-	return desk_order(d, VERB_SAY, name, text, n);
-}
-
-/* One in which the tiny model's answer goes on for long. */
-static uint64_t long_story(struct desk *d, const char *name, float temperature, uint32_t n)
-{
-	uint64_t i, order;
-
-	for (i = 1; i < 200; i++) {
-		order = ask_story(d, name, temperature, i, n);
-		desk_turn_end(d, order);
-		if (desk_reason(d, order) == TURN_LENGTH)
-			return i;
-		delete_session(d, name);
-	}
-	fail_msg("no long story");
-	return 0;
-}
-
-static void restart_in_the_middle(void **state)
-{
-	char *alone, *after, name[16];
-	struct count c;
-	struct desk d, copy;
-	uint64_t order, story;
-	int i, how;
-
-	(void)state;
-	for (i = 0; i < 2; i++) {
-		desk_new(&d);
-		d.p.window.n_recent = 60;
-		desk_start(&d);
-		story = long_story(&d, "alone", temperatures[i], 400);
-		alone = desk_log(&d, "alone");
-		/* As a SIGKILL leaves it, with and without a checkpoint. */
-		for (how = 0; how < 2; how++) {
-			snprintf(name, sizeof name, "a%d", how);
-			order = ask_story(&d, name, temperatures[i], story, 400);
-			c = (struct count){ order, 60 };
-			desk_until(&d, has_text, &c);
-			desk_crash(&d, &copy);
-			if (how == 1)
-				desk_drop_checkpoints(&copy);
-			desk_start(&copy);
-			desk_turn_end(&copy, order);
-			after = desk_log(&copy, name);
-			assert_string_equal(after, alone);
-			free(after);
-			desk_stop(&copy);
-			desk_remove(&copy);
-		}
-		free(alone);
-		desk_stop(&d);
-		desk_remove(&d);
-	}
-}
-
-static void stop_and_start(void **state)
-{
-	char *alone, *after;
-	struct count c;
-	struct desk d;
-	uint64_t order;
-	int times;
-
-	(void)state;
-	desk_new(&d);
-	desk_start(&d);
-	desk_create(&d, "alone", false, 42, 1);
-	order = desk_order(&d, VERB_SAY, "alone", "Tell me.", 200);
-	desk_turn_end(&d, order);
-	alone = desk_log(&d, "alone");
-	desk_create(&d, "a", false, 42, 1);
-	order = desk_order(&d, VERB_SAY, "a", "Tell me.", 200);
-	for (times = 0; times < 4; times++) {
-		c = (struct count){ order, 3 };
-		desk_until(&d, has_text, &c);
-		desk_stop(&d);
-		assert_true(desk_has_checkpoint(&d));
-		if (times % 2 == 1)
-			desk_drop_checkpoints(&d);
-		desk_start(&d);
-	}
-	desk_turn_end(&d, order);
-	after = desk_log(&d, "a");
-	assert_string_equal(after, alone);
-	free(after);
-	free(alone);
-	desk_stop(&d);
-	desk_remove(&d);
-}
-
-static void many_at_once(void **state)
-{
-	uint64_t orders[6];
-	char *logs[6][2], name[8];
-	struct desk d;
-	int i, slots;
-
-	(void)state;
-	for (slots = 4; slots >= 1; slots -= 3) {
-		desk_new(&d);
-		d.p.n_slot = (uint32_t)slots;          /* fewer than sessions */
-		desk_start(&d);
-		for (i = 0; i < 6; i++) {
-			snprintf(name, sizeof name, "s%d", i);
-			desk_create(&d, name, false, (uint64_t)i, 1);
-		}
-		for (i = 0; i < 6; i++) {              /* each alone */
-			snprintf(name, sizeof name, "s%d", i);
-			desk_turn_end(&d, desk_order(&d, VERB_SAY, name, "One, two, three.", 50));
-			logs[i][0] = desk_log(&d, name);
-			delete_session(&d, name);
-			desk_create(&d, name, false, (uint64_t)i, 1);
-		}
-		for (i = 0; i < 6; i++) {              /* all together */
-			snprintf(name, sizeof name, "s%d", i);
-			orders[i] = desk_order(&d, VERB_SAY, name, "One, two, three.", 50);
-		}
-		for (i = 0; i < 6; i++)
-			desk_turn_end(&d, orders[i]);
-		for (i = 0; i < 6; i++) {
-			snprintf(name, sizeof name, "s%d", i);
-			logs[i][1] = desk_log(&d, name);
-			assert_string_equal(logs[i][1], logs[i][0]);
-			free(logs[i][0]);
-			free(logs[i][1]);
-		}
-		if (slots == 1)
-			assert_true(desk_stat(&d, "slots_evicted") >= 5);
-		desk_stop(&d);
-		desk_remove(&d);
-	}
-}
-
-static void catch_up_is_exact(void **state)
-{
-	enum { N = 3000 };
-	struct desk d;
-	uint64_t order, skipped;
-	char *text[2];
-	size_t i, n, which;
-	int32_t *ids = malloc(N * sizeof *ids);
-
-	(void)state;
-	assert_non_null(ids);
-	for (i = 0; i < N; i++)
-		ids[i] = (int32_t)(3 + (i * i * 7 + i * 31) % 400);
-	desk_new(&d);
-	desk_start(&d);
-	for (which = 0; which < 2; which++) {
-		const char *name = which == 0 ? "slow" : "fast";
-		size_t step = which == 0 ? 40 : N;
-
-		desk_create(&d, name, true, 5, 1);
-		skipped = desk_stat(&d, "skipped_tokens");
-		for (i = 0; i < N; i += step)
-			desk_append_ids(&d, name, ids + i, step);
-		order = desk_order(&d, VERB_GENERATE, name, NULL, 100);
-		desk_turn_end(&d, order);
-		text[which] = desk_text(&d, order, &n);
-		skipped = desk_stat(&d, "skipped_tokens") - skipped;
-		/* 3 layers x 28 + 1, the head, and what was computed while it came */
-		if (which == 0)
-			assert_int_equal(skipped, 0);
-		else
-			assert_true(skipped > N / 2);
-	}
-	assert_string_equal(text[0], text[1]);
-	free(text[0]);
-	free(text[1]);
-	free(ids);
-	desk_stop(&d);
-	desk_remove(&d);
 }
 
 /* ---- ending an answer ---- */
@@ -680,47 +490,11 @@ static void scoring(void **state)
 	desk_remove(&d);
 }
 
-static void damaged_checkpoint(void **state)
-{
-	char command[256], *alone, *after;
-	struct desk d;
-	uint64_t order;
-
-	(void)state;
-	desk_new(&d);
-	desk_start(&d);
-	desk_create(&d, "a", false, 9, 1);
-	desk_create(&d, "b", false, 9, 1);
-	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "Tell me.", 50));
-	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "More.", 50));
-	alone = desk_log(&d, "a");
-	desk_turn_end(&d, desk_order(&d, VERB_SAY, "b", "Tell me.", 50));
-	desk_stop(&d);
-	snprintf(command, sizeof command, "for f in '%s'/checkpoint/*; do printf x | dd of=\"$f\" bs=1 seek=2000 "
-	         "conv=notrunc status=none; done", d.dir);
-	assert_int_equal(system(command), 0);
-	desk_start(&d);
-	order = desk_order(&d, VERB_SAY, "b", "More.", 50);
-	desk_turn_end(&d, order);
-	assert_int_equal(desk_stat(&d, "checkpoints_refused"), 1);
-	assert_int_equal(desk_stat(&d, "rebuilt_sessions"), 1);
-	after = desk_log(&d, "b");
-	assert_string_equal(after, alone);
-	free(alone);
-	free(after);
-	desk_stop(&d);
-	desk_remove(&d);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(conversation),
 		cmocka_unit_test(keys_are_remembered),
-		cmocka_unit_test(restart_in_the_middle),
-		cmocka_unit_test(stop_and_start),
-		cmocka_unit_test(many_at_once),
-		cmocka_unit_test(catch_up_is_exact),
 		cmocka_unit_test(stop_strings),
 		cmocka_unit_test(whole_characters),
 		cmocka_unit_test(cancelling),
@@ -731,7 +505,6 @@ int main(void)
 		cmocka_unit_test(deleting),
 		cmocka_unit_test(pinned_system),
 		cmocka_unit_test(scoring),
-		cmocka_unit_test(damaged_checkpoint),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
