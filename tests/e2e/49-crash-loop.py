@@ -11,14 +11,17 @@ with Daemon('--chunk', 4096, '--isa', 'scalar', threads=1) as d:
     c = d.rpc()
     c.call('session.create', session='good', raw=True, window=500)
     c.call('session.create', session='bad', raw=True, window=500, seed=4)
-    ids = c.call('model.tokenize', text=book(30000).decode())['tokens']
+    ids = c.call('model.tokenize', text=book(30000).decode())['tokens'][:1500]      # one step
 
     def on_probation():
         """How often the disk says that it was being computed when the engine ended.  The daemon
         keeps its database to itself, so this looks at a copy."""
+        copy = os.path.join(d.dir, 'copy')
+        shutil.rmtree(copy, ignore_errors=True)
+        os.mkdir(copy)
         for name in ('sinkd.db', 'sinkd.db-wal'):
-            shutil.copy(os.path.join(d.state, name), os.path.join(d.dir, name))
-        db = sqlite3.connect(os.path.join(d.dir, 'sinkd.db'))
+            shutil.copy(os.path.join(d.state, name), copy)
+        db = sqlite3.connect(os.path.join(copy, 'sinkd.db'))
         try:
             return db.execute("SELECT n_kill FROM sessions WHERE name = 'bad'").fetchone()[0]
         except sqlite3.DatabaseError:           # copied while it was being written
