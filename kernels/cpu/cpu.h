@@ -24,7 +24,7 @@ struct act {
 	uint32_t width;
 	size_t stride;                   /* width padded to 16 */
 	float *x;                        /* [n_row_max][stride] */
-	int8_t *q;                       /* [n_row_max][width], NULL if width % 32 */
+	int8_t *q;                       /* [n_row_max][2 * width], NULL if width % 32 */
 	struct qblock *b;                /* [n_row_max][width / 32] */
 	uint32_t n_quantized;            /* rows whose q is that of x */
 };

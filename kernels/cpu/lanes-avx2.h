@@ -83,17 +83,26 @@ INLINE __m256 scale8_(__m256 a, __m256 t)
 	return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), n));
 }
 INLINE v16 v_scale2(v16 x, v16 t) { BOTH(scale8_(x.a, t.a), scale8_(x.b, t.b)); }
-INLINE int32_t v_store_i8(int8_t *p, v16 x)
+INLINE int32_t v_store_i15(int8_t *high, int8_t *low, v16 x)
 {
+	const __m128i half = _mm_set1_epi16(64), one = _mm_set1_epi16(1);
 	__m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
-	__m128i low = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-	__m128i high = _mm_packs_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
-	__m128i s = _mm_madd_epi16(_mm_add_epi16(low, high), _mm_set1_epi16(1));
+	__m128i qa = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+	__m128i qb = _mm_packs_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+	__m128i ha = _mm_srai_epi16(_mm_add_epi16(qa, half), 7), hb = _mm_srai_epi16(_mm_add_epi16(qb, half), 7);
+	__m128i s = _mm_add_epi32(_mm_madd_epi16(qa, one), _mm_madd_epi16(qb, one));
 
-	_mm_storeu_si128((void *)p, _mm_packs_epi16(low, high));
+	_mm_storeu_si128((void *)high, _mm_packs_epi16(ha, hb));
+	_mm_storeu_si128((void *)low, _mm_packs_epi16(_mm_sub_epi16(qa, _mm_slli_epi16(ha, 7)),
+	                                              _mm_sub_epi16(qb, _mm_slli_epi16(hb, 7))));
 	s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
 	s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
 	return _mm_cvtsi128_si32(s);
+}
+INLINE v16i v_join(v16i high, v16i low)
+{
+	return (v16i){ _mm256_add_epi32(_mm256_slli_epi32(high.a, 7), low.a),
+	               _mm256_add_epi32(_mm256_slli_epi32(high.b, 7), low.b) };
 }
 INLINE v16 v_float(v16i x) { BOTH(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)); }
 

@@ -49,13 +49,16 @@ INLINE v16 v_scale2(v16 a, v16 t)
 
 	return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), n));
 }
-INLINE int32_t v_store_i8(int8_t *p, v16 a)
+INLINE int32_t v_store_i15(int8_t *high, int8_t *low, v16 a)
 {
 	__m512i q = _mm512_cvtps_epi32(a);
+	__m512i h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
 
-	_mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(q));
+	_mm_storeu_si128((void *)high, _mm512_cvtepi32_epi8(h));
+	_mm_storeu_si128((void *)low, _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(h, 7))));
 	return _mm512_reduce_add_epi32(q);
 }
+INLINE v16i v_join(v16i high, v16i low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low); }
 INLINE v16 v_float(v16i a) { return _mm512_cvtepi32_ps(a); }
 
 typedef struct { __m512i w[8]; int off; } vw;

@@ -12,8 +12,11 @@
 
 #include "kernels/quants.h"
 
+/* The compiler knows best what to do with loops over lanes. */
 #undef UNROLL
-#define UNROLL           /* the compiler knows best what to do with loops over lanes */
+#define UNROLL
+#undef INLINE
+#define INLINE static __attribute__((unused))
 
 typedef struct { float f[16]; } v16;
 typedef struct { int32_t i[16]; } v16i;
@@ -71,17 +74,28 @@ static inline v16 v_scale2(v16 a, v16 t)
 }
 
 /* Nearest even to int8; returns the sum. |a| <= 127. */
-static inline int32_t v_store_i8(int8_t *p, v16 a)
+/* a, |a| <= 16256, rounded to 128 * high + low; their sum */
+static inline int32_t v_store_i15(int8_t *high, int8_t *low, v16 a)
 {
 	int32_t sum = 0;
 
 	for (int l = 0; l < 16; l++) {
 		int32_t q = (int32_t)lrintf(a.f[l]);
 
-		p[l] = (int8_t)q;
+		high[l] = (int8_t)((q + 64 + 16384) / 128 - 128);      /* rounded down */
+		low[l] = (int8_t)(q - 128 * high[l]);
 		sum += q;
 	}
 	return sum;
+}
+
+static inline v16i v_join(v16i high, v16i low)
+{
+	v16i r;
+
+	for (int l = 0; l < 16; l++)
+		r.i[l] = 128 * high.i[l] + low.i[l];
+	return r;
 }
 
 static inline v16 v_float(v16i a) { LANES((float)a.i[l]); }

@@ -28,7 +28,7 @@ int cpu_act_new(struct backend *b, uint32_t width, struct act **out)
 	a->stride = ROUND16((size_t)width);
 	a->x = cpu_alloc(b->n_row_max * a->stride * sizeof(float));
 	if (width % 32 == 0) {
-		a->q = cpu_alloc((size_t)b->n_row_max * width);
+		a->q = cpu_alloc((size_t)b->n_row_max * 2 * width);
 		a->b = cpu_alloc((size_t)b->n_row_max * (width / 32) * sizeof(*a->b));
 	}
 	if (!a->x || (width % 32 == 0 && (!a->q || !a->b))) {

@@ -64,7 +64,7 @@ static void play(const struct scene *s, struct place place, uint32_t n, float *o
 	cpu->close(b);
 }
 
-/* The activation as the product sees it: rounded to 127 steps of its block's largest. */
+/* The activation as the product sees it: rounded to 16256 steps of its block's largest. */
 static void round_inputs(float *x, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i += 32) {
@@ -72,9 +72,9 @@ static void round_inputs(float *x, uint32_t n)
 
 		for (uint32_t k = 0; k < 32; k++)
 			most = fmaxf(most, fabsf(x[i + k]));
-		inverse = most > 0 ? 127.0f / most : 0;
+		inverse = most > 0 ? 16256.0f / most : 0;
 		for (uint32_t k = 0; k < 32; k++)
-			x[i + k] = most / 127.0f * rintf(x[i + k] * inverse);
+			x[i + k] = most / 16256.0f * rintf(x[i + k] * inverse);
 	}
 }
 
