@@ -149,7 +149,10 @@ bool dir_emptied(struct store *s)
 void dir_remember(struct store *s)
 {
 	static const char text[] = "held while sinkd runs; not empty: sinkd.db has been made\n";
+	struct stat st;
 
+	if (fstat(s->fd_lock, &st) == 0 && st.st_size > 0)
+		return;
 	if (pwrite(s->fd_lock, text, sizeof text - 1, 0) < 0 || fsync(s->fd_lock) < 0 || fsync(s->fd_dir) < 0)
 		log_warning("%s/lock: %s", s->dir, strerror(errno));
 }

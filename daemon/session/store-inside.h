@@ -53,7 +53,8 @@ struct track {
 		" VALUES (?,?,?,?,?,?,?,?,?,?,?," N_SETTINGS ",?,?,?,?,?,?,?,?)") \
 	X(SESSION_TRACK, "SELECT n_seq, n_token, chain, n_stored, n_sink FROM sessions WHERE id = ?") \
 	X(SESSION_DELETE, "DELETE FROM sessions WHERE id = ?") \
-	X(QUEUE_DELETE, "DELETE FROM queue WHERE session = ?") \
+	X(OPEN_DELETE, "DELETE FROM queue WHERE session = ? AND stage < 2") \
+	X(KEPT_DELETE, "DELETE FROM queue WHERE session = ? AND key IS NOT NULL AND stage = 2") \
 	X(LOG_DELETE, "DELETE FROM log WHERE session = ?") \
 	X(ORDER_INSERT, "INSERT INTO queue(session, kind, role, tokens, given, " SETTINGS ", key, payload," \
 		" stage, offset, n_generated, answer, seq, log_seq, sum)" \

@@ -419,7 +419,9 @@ int run_session_put(struct store *s, struct store_job *j)
 
 int run_session_delete(struct store *s, struct store_job *j)
 {
-	static const enum statement deletes[] = { SQL_LOG_DELETE, SQL_QUEUE_DELETE, SQL_SESSION_DELETE };
+	static const enum statement deletes[] = {
+		SQL_LOG_DELETE, SQL_OPEN_DELETE, SQL_KEPT_DELETE, SQL_SESSION_DELETE,
+	};
 	struct track *t;
 	size_t k;
 	int rc;

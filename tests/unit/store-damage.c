@@ -39,13 +39,13 @@ struct file {
 
 static void path_of(char *path, const struct desk *d, const char *name)
 {
-	snprintf(path, 256, "%s/%s", d->dir, name);
+	snprintf(path, 512, "%s/%s", d->dir, name);
 }
 
 static struct file load(const struct desk *d, const char *name)
 {
 	struct file f = { NULL, 0 };
-	char path[256];
+	char path[512];
 	struct stat st;
 	int fd;
 
@@ -62,7 +62,7 @@ static struct file load(const struct desk *d, const char *name)
 
 static void save(const struct desk *d, const char *name, const void *data, size_t n)
 {
-	char path[256];
+	char path[512];
 	int fd;
 
 	path_of(path, d, name);
@@ -74,7 +74,7 @@ static void save(const struct desk *d, const char *name, const void *data, size_
 
 static bool exists(const struct desk *d, const char *name)
 {
-	char path[256];
+	char path[512];
 
 	path_of(path, d, name);
 	return access(path, F_OK) == 0;
@@ -154,7 +154,7 @@ static int open_all(struct desk *d)
 
 static void side(struct desk *d, const char *sql)
 {
-	char path[256], *why = NULL;
+	char path[512], *why = NULL;
 	sqlite3 *db;
 
 	path_of(path, d, "sinkd.db");
@@ -537,7 +537,7 @@ static void test_salvage_pages(void **state)
 static void test_salvage_cut_off(void **state)
 {
 	struct desk *d = *state;
-	char from[256], to[256];
+	char from[512], to[512];
 
 	path_of(from, d, "sinkd.db");
 	path_of(to, d, "sinkd.db.salvaged");
@@ -709,7 +709,7 @@ static void test_checkpoint_sizes(void **state)
 
 static size_t count_marks(struct desk *d)
 {
-	char command[400];
+	char command[600];
 	size_t n = 0;
 	FILE *f;
 

@@ -49,7 +49,7 @@ static void remove_all(const char *dir)
 {
 	DIR *list = opendir(dir);
 	struct dirent *e;
-	char path[512];
+	char path[1024];
 
 	while (list != NULL && (e = readdir(list)) != NULL) {
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)

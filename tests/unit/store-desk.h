@@ -6,7 +6,7 @@
 #include "daemon/session/store.h"
 
 struct desk {
-	char dir[64];
+	char dir[256];
 	const char *vfs;
 	const struct disk *disk;
 	struct store *store;

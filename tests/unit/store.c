@@ -528,7 +528,7 @@ static void test_second(void **state)
 static mode_t mode_of(struct desk *d, const char *name)
 {
 	struct stat st;
-	char path[128];
+	char path[512];
 
 	snprintf(path, sizeof path, "%s/%s", d->dir, name);
 	assert_int_equal(stat(path, &st), 0);
@@ -540,7 +540,7 @@ static void test_modes(void **state)
 	static const char *const files[] = { "sinkd.db", "sinkd.db-wal", "lock" };
 	struct desk *d = *state;
 	struct session_row a;
-	char path[128];
+	char path[512];
 	size_t i;
 
 	desk_session(d, &a, "a");
@@ -564,7 +564,7 @@ static void test_made(void **state)
 	struct store_params p = { 0 };
 	struct store *s;
 	struct reason why;
-	char path[128];
+	char path[512];
 
 	snprintf(path, sizeof path, "%s/x/y/z", d->dir);
 	p.dir = path;
