@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "config.h"
+#include "daemon/base/crash.h"
 #include "daemon/base/log.h"
 #include "daemon/once.h"
 #include "daemon/options.h"
@@ -101,7 +102,7 @@ static struct settings settings_of(const struct options *o)
 static int start_engine(struct engine **out, const struct options *o, struct store *store, struct serve *serve,
                         struct reason *why)
 {
-	const struct engine_params params = {
+	struct engine_params params = {
 		.model = o->model,
 		.backend = o->backend,
 		.n_thread = o->threads,
@@ -118,7 +119,12 @@ static int start_engine(struct engine **out, const struct options *o, struct sto
 		.on_published = serve_on_published,
 		.on_status = serve_on_status,
 	};
+	int rc = crash_watch(o->state, &params.crashed);
 
+	if (rc)
+		return rc;
+	if (params.crashed)
+		log_warning("the daemon that ran here before ended by a fault of its own");
 	return engine_start(out, &params, why);
 }
 

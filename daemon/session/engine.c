@@ -211,6 +211,9 @@ static int each_session(void *ctx, const struct store_session *s)
 	t->n_queued_bytes = s->n_queued_bytes;
 	t->n_stored = s->n_stored_bytes;
 	t->resumed = s->n_queued > 0;
+	/* Killed from outside while it computed: that is nobody's fault. */
+	if (!t->engine->p.crashed && t->row.n_kill > 0)
+		t->row.n_kill--;
 	return 0;
 }
 

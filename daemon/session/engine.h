@@ -37,6 +37,7 @@ struct engine_params {
 	struct window window;      /* of new sessions; n_recent 0: min(2000, n_ctx - 5) */
 	struct settings settings;  /* of new sessions */
 	struct engine_caps caps;
+	bool crashed;              /* the process before ended by a fault of its own */
 	struct store *store;       /* open, not started; not owned */
 	struct mailbox *serve;     /* answers and publications go here */
 	/* serve's functions for letters that arrive there */

@@ -1,6 +1,7 @@
 """A session that ends the engine twice is set aside by name; the daemon and the others go on."""
 import os
 import shutil
+import signal
 import sqlite3
 
 from harness import Daemon, book, check, check_equal, wait_for
@@ -38,7 +39,7 @@ with Daemon('--chunk', 4096, '--isa', 'scalar', threads=1) as d:
         if info['state'] == 'set_aside':
             break
         wait_for(lambda: on_probation() >= min(starts, 2), what='on probation', step=0)
-        d.kill()
+        d.kill(signal.SIGSEGV)
     check_equal(info['state'], 'set_aside', 'the crash loop ends')
     print(f'set aside after {starts} starts: {info["why"]}')
     check(info['why'], 'why')

@@ -265,6 +265,8 @@ class Daemon:
             self.cleanup()
 
     def show_log(self, n=60):
+        if self.process and self.process.poll() is not None:
+            print(f'the daemon ended with {self.process.returncode}', file=sys.stderr)
         if os.path.exists(self.log):
             print('---- the daemon\'s log, its end ----', file=sys.stderr)
             print('\n'.join(self.log_text().splitlines()[-n:]), file=sys.stderr)
