@@ -22,6 +22,7 @@ struct track {
 	uint64_t id;
 	bool loaded;               /* false after a rollback: the numbers are to be read again */
 	bool dirty;                /* has staged entries */
+	bool gap;                  /* entries were refused for the disk: later ones cannot follow yet */
 	uint64_t n_seq, n_token, chain, n_stored;      /* staged */
 	uint64_t durable_seq;      /* committed */
 	uint32_t n_sink;
@@ -171,6 +172,7 @@ void tracks_committed(struct store *s);
 void tracks_rolled_back(struct store *s);
 void tracks_free(struct store *s);
 struct track *track_make(struct store *s, uint64_t id);        /* not loaded */
+struct track *track_find(struct store *s, uint64_t id);        /* NULL: none yet */
 int track_damaged(struct track *t, struct reason *why, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 int run_session_put(struct store *s, struct store_job *j);
@@ -193,6 +195,7 @@ int order_advance(struct store *s, struct track *t, uint64_t id, const struct or
 
 /* ---- store-log.c ---- */
 int run_log(struct store *s, struct store_job *j);
+void log_refused(struct store *s, const struct store_job *j);  /* a STORE_LOG that did not happen */
 int run_read(struct store *s, struct store_job *j);
 int run_tokens(struct store *s, struct store_job *j);
 /* Reads entries in order, each verified against the one before it.  The events

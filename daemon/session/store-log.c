@@ -113,6 +113,8 @@ int run_log(struct store *s, struct store_job *j)
 	if (rc != 0)
 		return rc;
 	rc = log_check(j, t);
+	if (rc < 0 && t->gap)
+		return refuse(&j->why, "disk", "entries before it were not written");
 	if (rc < 0)
 		return ERROR(rc);
 	rc = db_begin(s, &j->why);
@@ -124,9 +126,19 @@ int run_log(struct store *s, struct store_job *j)
 		s->failed = true;      /* half of it is staged */
 		return rc;
 	}
+	if (j->n_event > 0 && !j->fresh)       /* one written again does not fill the gap behind it */
+		t->gap = false;
 	j->row.n_seq = t->n_seq;
 	j->row.chain = t->chain;
 	return 0;
+}
+
+void log_refused(struct store *s, const struct store_job *j)
+{
+	struct track *t = track_find(s, j->session);
+
+	if (t != NULL && j->n_event > 0)
+		t->gap = true;
 }
 
 /* ---- reading ---- */

@@ -105,7 +105,7 @@ static int track_load(struct store *s, struct track *t, bool fresh, struct reaso
 	return 0;
 }
 
-static struct track *track_find(struct store *s, uint64_t id)
+struct track *track_find(struct store *s, uint64_t id)
 {
 	size_t at = track_place(s, id);
 

@@ -94,6 +94,7 @@ static void redo_add(struct store *s, const struct store_job *from)
 	struct store_job *j = store_job_new(STORE_LOG, from->session);
 	size_t i;
 
+	j->fresh = true;
 	j->row = from->row;
 	j->order_id = from->order_id;
 	j->progress = from->progress;
@@ -124,13 +125,15 @@ static struct store_job *group_take(struct store *s)
 }
 
 /* Gives back what a job that did not happen had put into its inputs. */
-static void job_undo(struct store_job *j)
+static void job_undo(struct store *s, struct store_job *j)
 {
 	if (j->fresh && j->op == STORE_SESSION_PUT)
 		j->row.id = j->session = 0;
 	if (j->fresh && j->op == STORE_ORDER_PUT)
 		j->order->id = 0;
 	j->fresh = false;
+	if (j->op == STORE_LOG)
+		log_refused(s, j);
 }
 
 static void group_fail(struct store *s, const struct reason *why)
@@ -148,7 +151,7 @@ static void group_fail(struct store *s, const struct reason *why)
 	s->deadline = now_ms() + RETRY_MS;
 	for (; j != NULL; j = next) {
 		next = (struct store_job *)j->letter.next;
-		job_undo(j);
+		job_undo(s, j);
 		j->rc = REFUSED;
 		j->why = *why;
 		answer(j);
@@ -293,12 +296,14 @@ static void job_run(struct store *s, struct store_job *j)
 	j->rc = job_allowed(s, op, j);
 	if (j->rc == 0)
 		j->rc = op->run(s, j);
+	else
+		job_undo(s, j);
 	if (s->failed) {
 		struct reason why = j->why;
 
 		if (strcmp(why.name, "disk") != 0 && strcmp(why.name, "read_only") != 0)
 			refuse(&why, "disk", "the transaction was given up");
-		job_undo(j);
+		job_undo(s, j);
 		group_fail(s, &why);
 		answer(j);
 		return;

@@ -130,7 +130,7 @@ struct store_job {
 	struct ids ids;
 	uint64_t next, durable_seq;
 
-	bool fresh;                /* the store's own: it gave the row its id */
+	bool fresh;                /* the store's own: it gave the row its id; a copy of its own */
 
 	int rc;
 	struct reason why;

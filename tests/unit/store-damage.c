@@ -779,7 +779,7 @@ static void test_full_disk(void **state)
 {
 	struct desk *d = *state;
 	struct session_row ahead;
-	struct store_job *j, *order;
+	struct store_job *j, *order, *after;
 	uint64_t id;
 
 	signal(SIGXFSZ, SIG_IGN);
@@ -799,12 +799,19 @@ static void test_full_disk(void **state)
 	assert_int_equal(put_checkpoint(d, row_a.id), REFUSED);
 	assert_string_equal(d->why.name, "disk");
 	assert_int_equal(desk_sync(d), REFUSED);
+	after = make_log(&ahead, 3);           /* cannot follow what was refused */
+	assert_int_equal(desk_ask(d, after), REFUSED);
+	assert_string_equal(d->why.name, "disk");
 	assert_int_equal(simple(d, STORE_READ, row_b.id, 1), 0);
 	limit_files(RLIM_INFINITY);
 
-	/* Space is back: the same jobs again, and nothing was lost or doubled. */
+	/* Space is back: the same jobs again, in order, and nothing was lost or doubled. */
+	assert_int_equal(desk_ask(d, after), REFUSED);
+	assert_string_equal(d->why.name, "disk");
 	assert_int_equal(desk_ask(d, j), 0);
-	row_a = j->row;
+	assert_int_equal(desk_ask(d, after), 0);
+	row_a = after->row;
+	store_job_free(after);
 	assert_int_equal(desk_ask(d, order), 0);
 	id = order->order->id;
 	assert_int_not_equal(id, 0);
@@ -814,7 +821,7 @@ static void test_full_disk(void **state)
 	store_job_free(order);
 	assert_int_equal(put_checkpoint(d, row_a.id), 0);
 	assert_true(check_good(d, &row_a));
-	assert_int_equal(row_a.n_seq, N_ENTRY + 20);
+	assert_int_equal(row_a.n_seq, N_ENTRY + 23);
 	desk_close(d);
 	assert_int_equal(open_all(d), 0);
 	assert_string_equal(found[0].bad, "");
