@@ -500,6 +500,38 @@ static void test_salvage_cut(void **state)
 	assert_true(check_good(d, &row_a));
 }
 
+/* After a crash much is in the write-ahead log alone: it is read, and it is salvaged. */
+static void test_salvage_wal(void **state)
+{
+	struct desk *d = *state;
+	struct file database, wal;
+	struct salvage out;
+	int k;
+
+	assert_int_equal(open_all(d), 0);
+	log_job(d, &row_a, 100);
+	assert_int_equal(desk_sync(d), 0);
+	database = load(d, "sinkd.db");        /* as SIGKILL would leave them */
+	wal = load(d, "sinkd.db-wal");
+	assert_true(wal.n > 4096);
+	desk_close(d);
+	for (k = 0; k < 2; k++) {
+		save(d, "sinkd.db", database.data, database.n);
+		save(d, "sinkd.db-wal", wal.data, wal.n);
+		if (k == 1) {
+			assert_int_equal(store_salvage(d->dir, &out, &d->why), 0);
+			assert_int_equal(out.n_entry, row_a.n_seq + row_b.n_seq);
+			assert_int_equal(out.n_cut, 0);
+		}
+		assert_int_equal(open_all(d), 0);
+		assert_string_equal(found[0].bad, "");
+		assert_true(check_good(d, &row_a));
+		desk_close(d);
+	}
+	free(database.data);
+	free(wal.data);
+}
+
 /* Pages overwritten: what is salvaged is a prefix of what was, and usable. */
 static void test_salvage_pages(void **state)
 {
@@ -864,7 +896,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_changed_row), TEST(test_changed_old_row), TEST(test_bits), TEST(test_cut_database),
 		TEST(test_garbage_database), TEST(test_foreign_database), TEST(test_salvage_whole),
-		TEST(test_salvage_cut), TEST(test_salvage_pages), TEST(test_salvage_cut_off),
+		TEST(test_salvage_cut), TEST(test_salvage_wal), TEST(test_salvage_pages), TEST(test_salvage_cut_off),
 		TEST(test_checkpoint), TEST(test_checkpoint_sizes), TEST(test_delete_leaves_nothing),
 		TEST(test_full_disk), TEST(test_full_disk_alone),
 	};
