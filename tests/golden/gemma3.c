@@ -1,9 +1,9 @@
 /*
  * Golden: Gemma 3 270M, teacher-forced on llama.cpp's own greedy output
- * (gemma3-greedy.json, see tests/tools/make_gemma_golden.py).  Of the continuation,
- * the first choice may differ only where llama.cpp's two highest logits are within
- * 0.1 nat, and at 1 % of the positions.  Of all positions (the prompts, too, 1,500
- * tokens of a novel among them), the likelihoods agree.
+ * (gemma3-greedy.json, see tests/tools/make_gemma_golden.py).  The first choice may
+ * differ only where llama.cpp's two highest logits are within 0.1 nat, and at 1 % of
+ * the positions: of the continuations, and of everything, 1,500 tokens of a novel
+ * among it.  Every likelihood is within 0.05 of llama.cpp's.
  *
  * --exact runs it in the exact mode as well, which is slower.
  */
@@ -20,8 +20,8 @@ struct prompt {
 	int32_t *tokens;
 	double *top1, *gap, *nll;
 	/* ours */
-	size_t n_other, n_wide;    /* continuation: other choices, and those where the gap is not small */
-	size_t n_other_prompt;
+	size_t n_other, n_wide;    /* other choices, and those where the gap is not small */
+	size_t n_other_new;        /* in the continuation */
 	double sum, sum_theirs, far;
 	const struct rig *rig;
 };
@@ -35,12 +35,11 @@ static void each(void *ctx, size_t i, const float *logits)
 	for (j = 1; j < n; j++)
 		if (logits[j] > logits[best])
 			best = j;
-	if (i >= p->n_prompt - 1 && best != (size_t)p->top1[i]) {
+	if (best != (size_t)p->top1[i]) {
 		p->n_other++;
+		p->n_other_new += i >= p->n_prompt - 1;
 		p->n_wide += !(p->gap[i] < 0.1);
 		printf("       position %zu: %zu, llama.cpp has %.0f with a gap of %.4f\n", i, best, p->top1[i], p->gap[i]);
-	} else if (best != (size_t)p->top1[i]) {
-		p->n_other_prompt++;
 	}
 	if (i + 1 < p->n) {
 		nll = sample_nll(logits, n, p->tokens[i + 1]);
@@ -74,7 +73,7 @@ static const char *prompt_read(const char *text, struct prompt *p)
 
 static void run(struct rig *r, const char *text, bool exact)
 {
-	size_t n_other = 0, n = 0;
+	size_t n_other = 0, n = 0, n_other_new = 0, n_new = 0;
 	struct prompt p;
 
 	while ((text = prompt_read(text, &p))) {
@@ -83,18 +82,21 @@ static void run(struct rig *r, const char *text, bool exact)
 
 		p.rig = r;
 		rig_feed(r, &t, p.tokens, p.n, 64, each, &p);
-		check(p.n_wide == 0, "%zu + %zu tokens%s: %zu other choices, none where the gap is 0.1 nat or more; %zu in the prompt (%.1f s)",
-		      p.n_prompt, p.n - p.n_prompt, exact ? " exact" : "", p.n_other, p.n_other_prompt, now() - begin);
-		check(fabs(p.sum / p.sum_theirs - 1) < 0.01, "  mean nll %.4f, llama.cpp's %.4f (furthest token %.3f)",
+		check(p.n_wide == 0, "%zu + %zu tokens%s: %zu other choices, none where the gap is 0.1 nat or more (%.1f s)",
+		      p.n_prompt, p.n - p.n_prompt, exact ? " exact" : "", p.n_other, now() - begin);
+		check(p.far < 0.05, "  mean nll %.4f, llama.cpp's %.4f, every token's within 0.05 (furthest %.3f)",
 		      p.sum / (double)(p.n - 1), p.sum_theirs / (double)(p.n - 1), p.far);
 		n_other += p.n_other;
-		n += p.n - p.n_prompt;
+		n_other_new += p.n_other_new;
+		n += p.n;
+		n_new += p.n - p.n_prompt;
 		free(p.tokens);
 		free(p.top1);
 		free(p.gap);
 		free(p.nll);
 	}
-	check(n >= 300 && 100 * n_other <= n, "%zu other choices of %zu, at most 1 %%", n_other, n);
+	check(n_new >= 300 && 100 * n_other_new <= n_new, "%zu other choices of %zu, at most 1 %%", n_other_new, n_new);
+	check(n >= 1800 && 100 * n_other <= n, "with the prompts %zu of %zu, at most 1 %%", n_other, n);
 }
 
 int main(int argc, char **argv)

@@ -1,16 +1,23 @@
 #!/usr/bin/env python3
 """Writes tests/golden/gemma3-greedy.json: what llama.cpp says on three prompts, token by token.
 
-    make_gemma_golden.py MODEL.gguf NOVEL.txt OUT.json       (needs llama-cpp-python and numpy)
+    make_gemma_golden.py MODEL.gguf NOVEL.txt OUT.json       (needs llama-cpp-python, gguf, numpy)
 
-Each prompt is continued greedily by llama.cpp (float16 cache, its own quantized arithmetic).
-For every position the file keeps llama.cpp's first choice, the gap between its two highest
-logits, and its nll of the token that follows.  The longest prompt has 1,500 tokens: past the
-local layers' window of 512.
+Each prompt is continued greedily by llama.cpp, on a copy of the model whose weights are
+dequantized to float32 (the same values, written to a temporary file): with quantized weights
+llama.cpp rounds activations to 8 bits, and that alone moves its own first choice across
+gaps of half a nat on this model.  The nll of the file as it is is kept beside, as "nll_q".
+
+For every position: llama.cpp's first choice, the gap between its two highest logits, and its
+nll of the token that follows.  The longest prompt has 1,500 tokens: past the local layers'
+window of 512.
 """
 import json
+import os
 import sys
+import tempfile
 
+import gguf
 import llama_cpp
 import numpy as np
 
@@ -22,42 +29,85 @@ PROMPTS = [
 ]
 
 
+class Seen:
+    """What is kept of each position's logits; the logits themselves are a megabyte each."""
+    def __init__(self):
+        self.top1, self.gap, self.of = [], [], []
+
+    def take(self, rows, following):
+        for z, t in zip(rows, following):
+            z = z.astype(np.float64)
+            two = np.partition(z, -2)[-2:]
+            self.top1.append(int(z.argmax()))
+            self.gap.append(round(float(abs(two[1] - two[0])), 4))
+            if t is not None:
+                self.of.append(round(float(np.log(np.exp(z - z.max()).sum()) + z.max() - z[t]), 4))
+
+
+def feed(llm, ids, seen, after=None):
+    """Evaluates ids in chunks; after: the token that follows the last, None: none yet."""
+    for i in range(0, len(ids), 128):
+        part, n = ids[i:i + 128], llm.n_tokens
+        llm.eval(part)
+        seen.take(llm.scores[n:n + len(part)], (ids[i + 1:] + [after])[:len(part)])
+
+
 def greedy(llm, ids):
-    """All logits of ids and of what llama.cpp adds to them."""
     llm.reset()
-    llm.eval(ids)
-    out = list(ids)
-    while True:
-        scores = np.array(llm.scores[:llm.n_tokens], dtype=np.float64)
-        if len(out) == len(ids) + N_NEW:
-            return out, scores
-        t = int(scores[-1].argmax())
+    seen, out = Seen(), list(ids)
+    feed(llm, ids, seen)
+    while len(out) < len(ids) + N_NEW:
+        t, z = seen.top1[-1], llm.scores[llm.n_tokens - 1].astype(np.float64)
+        seen.of.append(round(float(np.log(np.exp(z - z.max()).sum()) + z.max() - z[t]), 4))
         out.append(t)
-        llm.eval([t])
+        feed(llm, [t], seen)
+    return out, seen
 
 
-def entry(name, ids, n_prompt, scores):
-    two = np.sort(np.partition(scores, -2, -1)[:, -2:], -1)
-    high = scores.max(-1)
-    norm = np.log(np.exp(scores - high[:, None]).sum(-1)) + high
-    nll = norm[:-1] - scores[np.arange(len(ids) - 1), ids[1:]]
-    return dict(name=name, n_prompt=n_prompt, tokens=ids, top1=[int(x) for x in scores.argmax(-1)],
-                gap=[round(float(x), 4) for x in two[:, 1] - two[:, 0]], nll=[round(float(x), 4) for x in nll])
+def dequantized(path, out):
+    """A copy of a GGUF with all of its tensors in float32."""
+    r = gguf.GGUFReader(path)
+    w = gguf.GGUFWriter(out, r.fields['general.architecture'].contents())
+    for f in r.fields.values():
+        if f.name.startswith('GGUF.') or f.name in ('general.architecture', 'general.file_type'):
+            continue
+        sub = f.types[1] if f.types[0] == gguf.GGUFValueType.ARRAY else None
+        w.add_key_value(f.name, f.contents(), f.types[0], sub)
+    for t in r.tensors:
+        w.add_tensor(t.name, gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float32).reshape(t.shape[::-1]))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def load(path):
+    return llama_cpp.Llama(path, n_ctx=1664, n_batch=128, logits_all=True, n_threads=2, n_threads_batch=2, verbose=False)
 
 
 def main():
     model, novel, path = sys.argv[1:]
-    llm = llama_cpp.Llama(model, n_ctx=2048, n_batch=512, logits_all=True, n_threads=2, n_threads_batch=2, verbose=False)
     out = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, 'f32.gguf')
+        dequantized(model, copy)
+        llm = load(copy)
     for name, text, n in PROMPTS:
         text = text if text is not None else open(novel, encoding='utf-8').read()[2000:14000]
         ids = llm.tokenize(text.encode(), add_bos=True, special=False)
         ids = ids[:n] if n else ids
-        full, scores = greedy(llm, ids)
-        out.append(entry(name, full, len(ids), scores))
-        print(name, len(ids), 'tokens:', llm.detokenize(full[len(ids):]).decode(errors='replace')[:200].replace('\n', '\\n'))
+        full, s = greedy(llm, ids)
+        out.append(dict(name=name, n_prompt=len(ids), tokens=full, top1=s.top1, gap=s.gap, nll=s.of))
+        print(name, len(ids), 'tokens:', llm.detokenize(full[len(ids):]).decode(errors='replace')[:200].replace('\n', '\\n'), flush=True)
+    llm.close()
+    llm = load(model)
+    for p in out:
+        llm.reset()
+        s = Seen()
+        feed(llm, p['tokens'], s)
+        p['nll_q'], p['top1_q'] = s.of, s.top1
     doc = dict(model='gemma-3-270m-q4_k_m.gguf', note='made by tests/tools/make_gemma_golden.py, llama-cpp-python ' + llama_cpp.__version__
-               + '; gap in nats; nll[i] = -ln p(token i+1 | tokens 0..i)', prompts=out)
+               + ', weights dequantized to float32; gap in nats; nll[i] = -ln p(token i+1 | tokens 0..i); _q: the file as it is', prompts=out)
     with open(path, 'w') as f:
         f.write(json.dumps(doc).replace('{"name"', '\n{"name"') + '\n')
 
