@@ -31,7 +31,7 @@ void resident_want(struct timeline *t)
 	struct engine *e = t->engine;
 
 	if (e->phase != PHASE_READY || t->waiting || t->state != TIMELINE_ASLEEP || t->deleting ||
-	    t->creating || t->gone || t->n_queued == 0 || timeline_usable(t, NULL) != 0)
+	    t->creating || t->gone || t->stalled || t->n_queued == 0 || timeline_usable(t, NULL) != 0)
 		return;
 	t->waiting = true;
 	t->wait_next = NULL;
@@ -41,7 +41,7 @@ void resident_want(struct timeline *t)
 
 static bool idle(const struct timeline *t)
 {
-	return t->state == TIMELINE_READY && !timeline_busy(t) && t->n_log == 0 && !t->stalled && t->n_out == 0;
+	return t->state == TIMELINE_READY && !timeline_busy(t) && !t->stalled;
 }
 
 /* Who gives up its slot: the idle session that has been so for longest; where all
@@ -59,7 +59,7 @@ static struct timeline *victim(struct engine *e)
 	}
 	for (i = 0; best == NULL && i < e->p.n_slot; i++) {
 		t = e->places[i].owner;
-		if (t != NULL && t->state == TIMELINE_READY && t->n_log == 0 && !t->stalled && !t->saving &&
+		if (t != NULL && t->state == TIMELINE_READY && !t->stalled && !t->saving &&
 		    clock_seconds() - t->woken > keep)
 			best = t;
 	}
@@ -87,7 +87,7 @@ bool resident_serve(struct engine *e)
 	int rc;
 
 	while ((t = e->waiting) != NULL) {
-		if (!t->deleting && t->n_queued > 0 && timeline_usable(t, NULL) == 0) {
+		if (!t->deleting && !t->stalled && t->n_queued > 0 && timeline_usable(t, NULL) == 0) {
 			rc = slab_take(e->slab, e->ops->kv_bytes(&e->shape, t->row.window), &slot, &why);
 			if (rc != 0) {
 				out = victim(e);
@@ -125,6 +125,11 @@ static void ready(struct timeline *t)
 
 static void lacking(struct timeline *t)
 {
+	/* What it lacks may be on its way still. */
+	if (t->stalled || t->n_log > 0) {
+		resident_leave(t, false);
+		return;
+	}
 	log_error("session %llu: its log lacks tokens", (unsigned long long)t->row.id);
 	snprintf(t->bad, sizeof t->bad, "its log lacks tokens");
 	waiters_refuse(t, "session_damaged", t->bad);

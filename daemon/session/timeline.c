@@ -198,6 +198,7 @@ void timeline_retry(struct timeline *t)
 	t->failed = NULL;
 	t->failed_last = &t->failed;
 	t->stalled = false;
+	resident_want(t);
 }
 
 void timeline_flush(struct timeline *t, bool durable)

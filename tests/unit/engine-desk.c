@@ -207,7 +207,8 @@ void desk_crash(const struct desk *d, struct desk *to)
 	desk_new(to);
 	to->p = d->p;
 	to->p.store = NULL;
-	run("cp -r '%s/.' '%s/'", d->dir, to->dir);
+	/* A checkpoint's temporary name may vanish under it. */
+	run("cp -r '%s/.' '%s/' 2>/dev/null; test -f '%s/sinkd.db'", d->dir, to->dir, to->dir);
 }
 
 void desk_drop_checkpoints(const struct desk *d)
@@ -409,4 +410,67 @@ uint64_t desk_stat(struct desk *d, const char *key)
 
 	request_free(r);
 	return n;
+}
+
+/* ---- stories ---- */
+
+void desk_delete(struct desk *d, const char *name)
+{
+	struct request *r = desk_ask(d, ask_new(VERB_DELETE, name));
+
+	assert_int_equal(r->rc, 0);
+	request_free(r);
+}
+
+uint64_t desk_story(struct desk *d, const char *name, float temperature, uint64_t i, uint32_t n)
+{
+	char text[64];
+
+	desk_create(d, name, false, i, temperature);
+	snprintf(text, sizeof text, "Tell me story %llu.", (unsigned long long)i);
+	return desk_order(d, VERB_SAY, name, text, n);
+}
+
+uint64_t desk_long_story(struct desk *d, const char *name, float temperature, uint32_t n)
+{
+	uint64_t i, order;
+
+	for (i = 1; i < 400; i++) {
+		order = desk_story(d, name, temperature, i, n);
+		desk_turn_end(d, order);
+		if (desk_reason(d, order) == TURN_LENGTH)
+			return i;
+		desk_delete(d, name);
+	}
+	fail_msg("no long story");
+	return 0;
+}
+
+bool desk_idle(struct desk *d, const char *name)
+{
+	struct request *r = desk_ask(d, ask_new(VERB_INFO, name));
+	bool idle = number(r, "queued") == 0;
+
+	request_free(r);
+	return idle;
+}
+
+struct count { uint64_t order; size_t n; };
+
+static bool has_text(struct desk *d, void *ctx)
+{
+	struct count *c = ctx;
+	size_t i, n = 0;
+
+	for (i = 0; i < d->n_seen; i++)
+		n += d->seen[i].event.kind == EVENT_TEXT && d->seen[i].event.order == c->order &&
+		     d->seen[i].event.role == ROLE_ASSISTANT;
+	return n >= c->n;
+}
+
+void desk_texts(struct desk *d, uint64_t order, size_t n)
+{
+	struct count c = { order, n };
+
+	desk_until(d, has_text, &c);
 }

@@ -61,6 +61,13 @@ uint8_t desk_reason(const struct desk *d, uint64_t order);
 char *desk_text(const struct desk *d, uint64_t order, size_t *n);
 /* The same from the log, through READ. */
 char *desk_log(struct desk *d, const char *name);
+void desk_delete(struct desk *d, const char *name);
+void desk_texts(struct desk *d, uint64_t order, size_t n);     /* waits for so many entries of an answer */
+bool desk_idle(struct desk *d, const char *name);              /* nothing queued */
+/* The i-th of a family of conversations; one in which the tiny model's answer goes
+ * on for n tokens. */
+uint64_t desk_story(struct desk *d, const char *name, float temperature, uint64_t i, uint32_t n);
+uint64_t desk_long_story(struct desk *d, const char *name, float temperature, uint32_t n);
 uint64_t desk_stat(struct desk *d, const char *key);
 
 #endif

@@ -17,57 +17,9 @@
 
 static const float temperatures[] = { 0, 1.5f };
 
-static void delete_session(struct desk *d, const char *name)
-{
-	struct request *r = desk_ask(d, ask_new(VERB_DELETE, name));
-
-	assert_int_equal(r->rc, 0);
-	request_free(r);
-}
-
-struct count { uint64_t order; size_t n; };
-
-static bool has_text(struct desk *d, void *ctx)
-{
-	struct count *c = ctx;
-	size_t i, n = 0;
-
-	for (i = 0; i < d->n_seen; i++)
-		n += d->seen[i].event.kind == EVENT_TEXT && d->seen[i].event.order == c->order &&
-		     d->seen[i].event.role == ROLE_ASSISTANT;
-	return n >= c->n;
-}
-
-/* The i-th of a family of conversations. */
-static uint64_t ask_story(struct desk *d, const char *name, float temperature, uint64_t i, uint32_t n)
-{
-	char text[64];
-
-	desk_create(d, name, false, i, temperature);
-	snprintf(text, sizeof text, "Tell me story %llu.", (unsigned long long)i);
-	return desk_order(d, VERB_SAY, name, text, n);
-}
-
-/* One in which the tiny model's answer goes on for long. */
-static uint64_t long_story(struct desk *d, const char *name, float temperature, uint32_t n)
-{
-	uint64_t i, order;
-
-	for (i = 1; i < 200; i++) {
-		order = ask_story(d, name, temperature, i, n);
-		desk_turn_end(d, order);
-		if (desk_reason(d, order) == TURN_LENGTH)
-			return i;
-		delete_session(d, name);
-	}
-	fail_msg("no long story");
-	return 0;
-}
-
 static void restart_in_the_middle(void **state)
 {
 	char *alone, *after, name[16];
-	struct count c;
 	struct desk d, copy;
 	uint64_t order, story;
 	int i, how;
@@ -77,14 +29,13 @@ static void restart_in_the_middle(void **state)
 		desk_new(&d);
 		d.p.window.n_recent = 60;
 		desk_start(&d);
-		story = long_story(&d, "alone", temperatures[i], 400);
+		story = desk_long_story(&d, "alone", temperatures[i], 400);
 		alone = desk_log(&d, "alone");
 		/* As a SIGKILL leaves it, with and without a checkpoint. */
 		for (how = 0; how < 2; how++) {
 			snprintf(name, sizeof name, "a%d", how);
-			order = ask_story(&d, name, temperatures[i], story, 400);
-			c = (struct count){ order, 60 };
-			desk_until(&d, has_text, &c);
+			order = desk_story(&d, name, temperatures[i], story, 400);
+			desk_texts(&d, order, 60);
 			desk_crash(&d, &copy);
 			if (how == 1)
 				desk_drop_checkpoints(&copy);
@@ -105,30 +56,27 @@ static void restart_in_the_middle(void **state)
 static void stop_and_start(void **state)
 {
 	char *alone, *after;
-	struct count c;
+	uint64_t order, story;
 	struct desk d;
-	uint64_t order;
 	int times;
 
 	(void)state;
 	desk_new(&d);
 	desk_start(&d);
-	desk_create(&d, "alone", false, 42, 1);
-	order = desk_order(&d, VERB_SAY, "alone", "Tell me.", 200);
-	desk_turn_end(&d, order);
+	story = desk_long_story(&d, "alone", 0.5f, 800);
 	alone = desk_log(&d, "alone");
-	desk_create(&d, "a", false, 42, 1);
-	order = desk_order(&d, VERB_SAY, "a", "Tell me.", 200);
-	for (times = 0; times < 4; times++) {
-		c = (struct count){ order, 3 };
-		desk_until(&d, has_text, &c);
+	order = desk_story(&d, "a", 0.5f, story, 800);
+	for (times = 0; times < 4 && !desk_idle(&d, "a"); times++) {
+		desk_texts(&d, order, 1);
 		desk_stop(&d);
 		assert_true(desk_has_checkpoint(&d));
 		if (times % 2 == 1)
 			desk_drop_checkpoints(&d);
 		desk_start(&d);
 	}
-	desk_turn_end(&d, order);
+	assert_true(times > 1);
+	while (!desk_idle(&d, "a"))
+		desk_pump(&d, 10);
 	after = desk_log(&d, "a");
 	assert_string_equal(after, alone);
 	free(after);
@@ -157,7 +105,7 @@ static void many_at_once(void **state)
 			snprintf(name, sizeof name, "s%d", i);
 			desk_turn_end(&d, desk_order(&d, VERB_SAY, name, "One, two, three.", 50));
 			logs[i][0] = desk_log(&d, name);
-			delete_session(&d, name);
+			desk_delete(&d, name);
 			desk_create(&d, name, false, (uint64_t)i, 1);
 		}
 		for (i = 0; i < 6; i++) {              /* all together */
@@ -257,33 +205,30 @@ static void damaged_checkpoint(void **state)
  * brought back in the middle of their answers. */
 static void turns_about(void **state)
 {
-	char *alone[3], *after, name[8];
-	uint64_t orders[3];
+	char *alone, *after, name[8];
+	uint64_t orders[3], story;
 	struct desk d;
 	int i;
 
 	(void)state;
 	desk_new(&d);
 	d.p.n_slot = 1;
-	d.p.slot_seconds = 0.01;
+	d.p.slot_seconds = 0.005;
 	desk_start(&d);
-	for (i = 0; i < 3; i++) {
-		snprintf(name, sizeof name, "x%d", i);
-		desk_turn_end(&d, ask_story(&d, name, 1, (uint64_t)i, 300));
-		alone[i] = desk_log(&d, name);
-	}
+	story = desk_long_story(&d, "alone", 0.5f, 600);
+	alone = desk_log(&d, "alone");
 	for (i = 0; i < 3; i++) {
 		snprintf(name, sizeof name, "y%d", i);
-		orders[i] = ask_story(&d, name, 1, (uint64_t)i, 300);
+		orders[i] = desk_story(&d, name, 0.5f, story, 600);
 	}
 	for (i = 0; i < 3; i++) {
 		snprintf(name, sizeof name, "y%d", i);
 		desk_turn_end(&d, orders[i]);
 		after = desk_log(&d, name);
-		assert_string_equal(after, alone[i]);
-		free(alone[i]);
+		assert_string_equal(after, alone);
 		free(after);
 	}
+	free(alone);
 	assert_true(desk_stat(&d, "slots_evicted") > 6);
 	desk_stop(&d);
 	desk_remove(&d);
@@ -366,26 +311,25 @@ static void power_loss(void **state)
 static void bound_over_a_restart(void **state)
 {
 	struct request *r;
-	struct count c;
 	struct desk d;
-	uint64_t order;
+	uint64_t order, story;
 
 	(void)state;
 	desk_new(&d);
 	desk_start(&d);
-	desk_create(&d, "a", false, 42, 1);
-	r = ask_new(VERB_SAY, "a");
-	ask_text(r, "Tell me.");
+	story = desk_long_story(&d, "probe", 0, 500);
+	desk_turn_end(&d, desk_story(&d, "a", 0, story, 1));
+	r = ask_new(VERB_GENERATE, "a");
 	r->given |= GIVEN_MAX_TOKENS;
 	r->settings.max_tokens = 1000000;
 	r->until_disconnect = true;
 	order = number(desk_ask(&d, r), "request");
 	request_free(r);
-	c = (struct count){ order, 3 };
-	desk_until(&d, has_text, &c);
+	desk_texts(&d, order, 3);
 	desk_stop(&d);
 	desk_start(&d);
-	desk_turn_end(&d, order);
+	while (!desk_idle(&d, "a"))
+		desk_pump(&d, 10);
 	assert_int_equal(desk_reason(&d, order), TURN_CANCELLED);
 	desk_stop(&d);
 	desk_remove(&d);
