@@ -2,10 +2,10 @@
 import signal
 import time
 
-from harness import Daemon, SLOW, check, check_equal, wait_for
+from harness import SLOW, Daemon, check, check_equal, endless
 import subprocess
 
-with Daemon() as d:
+with Daemon(model=endless) as d:
     check_equal(d.sink('new', 'a', '--raw', '--seed', 1).code, 0)
     r = d.sink('info', 'nobody', want=1)
     check('no_session' in r.err or 'no session' in r.err, 'the reason is on standard error', r.err)
@@ -21,7 +21,7 @@ with Daemon() as d:
     check('sinkd' in d.sink('--version').text or 'sink' in d.sink('--version').text, 'version')
 
     # Interrupted: the client leaves with 130; the answer is stopped, or goes on without it.
-    p = d.sink_popen('say', 'b', '-n', 200000, '--temperature', 0, 'Go on for ever', stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p = d.sink_popen('say', 'b', '-n', 200000, 'Go on for ever', stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     check(p.stdout.read(1), 'the reply has begun')
     p.send_signal(signal.SIGINT)
     p.communicate(timeout=30 * SLOW)

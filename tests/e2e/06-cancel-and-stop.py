@@ -1,5 +1,5 @@
 """An answer ends by cancel, by a stop string, by its length, or with its client when it was asked to."""
-from harness import Daemon, check, check_equal, text_of, wait_for
+from harness import Daemon, check, check_equal, endless, text_of, wait_for
 
 
 def ended(d, name):
@@ -7,7 +7,7 @@ def ended(d, name):
     return [e for e in d.events(name) if e['kind'] == 'turn' and e['state'] == 'end']
 
 
-with Daemon() as d:
+with Daemon(model=endless) as d:
     c = d.new('a', temperature=0.8)
     c.call('session.append', session='a', text='once upon a time')
     c.call('session.generate', session='a', max_tokens=10)
@@ -28,7 +28,7 @@ with Daemon() as d:
     check_equal(end['reason'], 'stop', 'by a stop string')
     check_equal(cut, answer[:answer.index(stop)], 'the answer before the stop string')
 
-    c.call('session.generate', session='a', max_tokens=500000, temperature=0)
+    c.call('session.generate', session='a', max_tokens=500000)
     wait_for(lambda: c.call('session.info', session='a')['state'] == 'generating', what='generating')
     check_equal(c.call('session.cancel', session='a')['cancelled'], True)
     d.idle('a')
@@ -38,7 +38,7 @@ with Daemon() as d:
     # until_disconnect: the answer leaves with its client; another one stays.
     other = d.rpc()
     n = len(ended(d, 'a'))
-    other.call('session.generate', session='a', max_tokens=500000, temperature=0, until_disconnect=True)
+    other.call('session.generate', session='a', max_tokens=500000, until_disconnect=True)
     wait_for(lambda: c.call('session.info', session='a')['state'] == 'generating', what='generating')
     other.close()
     d.idle('a')

@@ -75,6 +75,20 @@ def small_model(always=False):
     return path
 
 
+def endless(folder):
+    """The tiny model without a token that ends an answer: what is generated goes on until it is stopped."""
+    with open(TINY, 'rb') as f:
+        data = f.read()
+    for there, instead in ((b'<|im_end|>', b'<|im_xxx|>'), (b'<|endoftext|>', b'<|xxxoftext|>'),
+                           (b'tokenizer.ggml.eos_token_id', b'tokenizer.ggml.xxx_token_id')):
+        check(there in data, 'in the tiny model', there)
+        data = data.replace(there, instead)
+    path = os.path.join(folder, 'endless.gguf')
+    with open(path, 'wb') as f:
+        f.write(data)
+    return path
+
+
 def wait_for(condition, seconds=30, what='condition', step=0.02):
     """The first true value of condition(), within that many seconds."""
     end = time.monotonic() + seconds * SLOW
@@ -107,7 +121,7 @@ class Daemon:
         self.state = os.path.join(self.dir, 'state')
         self.log = os.path.join(self.dir, 'log')
         os.mkdir(os.path.dirname(self.socket), 0o755)
-        self.wrap, self.model = list(wrap), model
+        self.wrap, self.model = list(wrap), model(self.dir) if callable(model) else model
         self.args = [*(['--threads', str(threads)] if threads else []), *map(str, args)]
         self.env = {**os.environ, **(env or {})}
         for name in ('LISTEN_FDS', 'LISTEN_PID', 'WATCHDOG_USEC', 'SINKD_SOCKET'):
