@@ -176,7 +176,7 @@ struct backend_ops {
 	            const struct act *up, struct act *out);
 	/* out = x + y; out may be either */
 	void (*add)(struct backend *b, const struct act *x, const struct act *y, struct act *out);
-	/* From here to end() the batch has only its output rows. */
+	/* From here to end() the batch has only its output rows; out may be in. */
 	void (*select)(struct backend *b, const struct act *in, struct act *out);
 	/* x = cap * tanh(x / cap) */
 	void (*softcap)(struct backend *b, float cap, struct act *x);

@@ -16,7 +16,7 @@
 #undef UNROLL
 #define UNROLL
 #undef INLINE
-#define INLINE static __attribute__((unused))
+#define INLINE static __attribute__((unused, noinline))
 
 typedef struct { float f[16]; } v16;
 typedef struct { int32_t i[16]; } v16i;
