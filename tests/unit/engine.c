@@ -478,6 +478,41 @@ static void scoring(void **state)
 	desk_remove(&d);
 }
 
+/* With another model loaded a session can be read and deleted, and says why not more. */
+static void another_model(void **state)
+{
+	char other[4096];
+	struct request *r;
+	struct desk d;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", true, 1, 0);
+	desk_append_ids(&d, "a", (int32_t[]){ 100, 200, 300 }, 3);
+	desk_stop(&d);
+	snprintf(other, sizeof other, "%.*s/tiny-gemma3.gguf", (int)(strrchr(d.p.model, '/') - d.p.model), d.p.model);
+	d.p.model = other;
+	desk_start(&d);
+	r = desk_ask(&d, ask_new(VERB_INFO, "a"));
+	assert_string_equal(word(r, "state"), "model_changed");
+	assert_non_null(strstr(word(r, "why"), "Tiny llama"));
+	request_free(r);
+	refused(&d, ask_new(VERB_GENERATE, "a"), "model_changed");
+	refused(&d, ask_new(VERB_SHOW, "a"), "model_changed");
+	r = ask_new(VERB_SET, "a");
+	r->given = GIVEN_MODEL;
+	refused(&d, r, "not_finished");
+	r = desk_ask(&d, ask_new(VERB_READ, "a"));
+	assert_int_equal(value_get(r->result, "events")->l.n, 2);
+	request_free(r);
+	desk_create(&d, "b", true, 1, 0);
+	desk_turn_end(&d, desk_order(&d, VERB_GENERATE, "b", NULL, 5));
+	desk_delete(&d, "a");
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -493,6 +528,7 @@ int main(void)
 		cmocka_unit_test(deleting),
 		cmocka_unit_test(pinned_system),
 		cmocka_unit_test(scoring),
+		cmocka_unit_test(another_model),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
