@@ -38,7 +38,7 @@
 #define USER_BYTES (256ull << 20)
 #define STOP_FLUSH_SECONDS 3       /* for clients to take their answers at the end */
 #define N_LISTENER 8
-#define N_BUCKET 256
+#define N_BUCKET 64
 #define SERVE_PEER 1               /* number of the peer that serve itself is */
 
 struct user {

@@ -1,7 +1,9 @@
 """What the service manager hears: loading, READY only when clients are served, the
 watchdog's beat from the engine, RELOADING and READY again, STOPPING."""
+import ctypes
 from harness import *
 
+PTRACE_ATTACH, PTRACE_DETACH, WALL = 16, 17, 0x40000000    # stops one thread of another process
 d = Daemon(start=False)
 d.env['WATCHDOG_USEC'] = '400000'
 path = os.path.join(d.dir, 'manager')
@@ -64,6 +66,29 @@ try:
         pass
     d.process.send_signal(signal.SIGCONT)
     hear('WATCHDOG=1')
+
+    # The engine alone hangs: serve answers, and does not say that all is well.
+    libc = ctypes.CDLL(None, use_errno=True)
+    engine = sorted(int(t) for t in os.listdir(f'/proc/{d.process.pid}/task'))[1]
+    if os.getuid() == 0 and SANITIZE in ('no', '') and libc.ptrace(PTRACE_ATTACH, engine, 0, 0) == 0:
+        os.waitpid(engine, WALL)
+        try:
+            time.sleep(0.3)
+            manager.setblocking(False)
+            try:
+                while manager.recv(8192):
+                    pass
+            except BlockingIOError:
+                pass
+            check_equal(c.call('hello')['protocol'], 1, 'serve while the engine hangs')
+            time.sleep(1)
+            try:
+                raise Failed('heard while the engine hangs', manager.recv(8192))
+            except BlockingIOError:
+                pass
+        finally:
+            libc.ptrace(PTRACE_DETACH, engine, 0, 0)
+        hear('WATCHDOG=1')
 
     d.process.send_signal(signal.SIGHUP)
     check('MONOTONIC_USEC=' in hear('RELOADING=1'), 'reloading')

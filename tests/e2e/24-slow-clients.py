@@ -3,7 +3,7 @@ memory, nobody else waits, a stop does not wait for them either."""
 from harness import *
 import msgpack
 
-with Daemon() as d:
+with Daemon('--max-output-bytes', 1 << 20) as d:
     c = d.new('a')
     c.call('session.append', session='a', text=book(60000).decode(), wait=True)
     base = d.rss()
@@ -24,9 +24,36 @@ with Daemon() as d:
     if SANITIZE in ('no', ''):
         check(d.rss() - base < 48 << 20, 'memory for a client that does not read', d.rss() - base)
     # Its requests are not even read any more; the others' are.
+    check(asked < 2 << 20, 'bytes taken of a client that does not read', asked)
     t = time.monotonic()
     c.call('session.info', session='a')
     check(time.monotonic() - t < 1 * SLOW, 'another client waited', time.monotonic() - t)
+
+    # One whose answers come at once, and are not read.
+    deaf2 = socket.socket(socket.AF_UNIX)
+    deaf2.connect(d.socket)
+    deaf2.setblocking(False)
+    asked, request, end = 0, msgpack.packb([0, 1, 'hello', []]) * 1000, time.monotonic() + 2
+    while time.monotonic() < end:
+        try:
+            asked += deaf2.send(request)
+        except BlockingIOError:
+            time.sleep(0.01)
+    check(asked < 2 << 20, 'bytes taken of a client that does not read', asked)
+
+    # Many long answers asked at once: some come, the rest is refused by name.
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(d.socket)
+    s.settimeout(60 * SLOW)
+    s.sendall(b''.join(msgpack.packb([0, i, 'session.read', [{'session': 'a'}]]) for i in range(200)))
+    time.sleep(1)
+    unpacker, answers = msgpack.Unpacker(max_buffer_size=1 << 26), {}
+    while len(answers) < 200:
+        unpacker.feed(s.recv(1 << 20))
+        answers.update((m[1], m[2]) for m in unpacker)
+    s.close()
+    refused = [e for e in answers.values() if e is not None]
+    check(0 < len(refused) < 200 and all(e.startswith('too_large') for e in refused), 'refused', len(refused), refused[:3])
 
     # Followers that never read: a writer goes on.
     for _ in range(4):

@@ -84,6 +84,40 @@ with Daemon() as d:
     check(time.monotonic() - t < 2 * SLOW, 'how soon', time.monotonic() - t)
     end = w.call('session.append', session='a', text='more', wait=True)['seq'] + 1
 
+    # News at the very moment when the wait begins: never lost, never late.
+    usual = 0.003
+    for i in range(300):
+        end = w.call('session.info', session='a')['seq'] + 1
+        t, sent = time.monotonic(), w.send('session.append', session='a', text='!')
+        while i > 0 and time.monotonic() - t < usual * (0.4 + 0.7 * i / 300):
+            pass
+        id = c.send('session.read', session='a', wait_ms=20000, **{'from': end})
+        check(c.wait(id)['events'], 'an empty answer beside news')
+        check(time.monotonic() - t < 10 * SLOW, 'news that came late, round', i)
+        if i % 10 == 0:
+            usual = time.monotonic() - t
+        w.wait(sent)
+    d.idle('a')
+
+    # Many sessions followed by one: each hears its own, once.
+    many = {f's{i}': [] for i in range(100)}
+    f = d.rpc()
+    for name in many:
+        w.call('session.create', session=name, raw=True, sinks=4, window=16)
+        f.call('session.follow', session=name)
+    for id in [w.send('session.append', session=name, text=name, wait=True) for name in many]:
+        w.wait(id)
+    while True:
+        n = f.notification(timeout=1 * SLOW)
+        if n is None:
+            break
+        if n[1]['seq']:
+            many[n[1]['session']].append(n[1]['seq'])
+    for name, seqs in many.items():
+        check(seqs and seqs == list(range(1, len(seqs) + 1)), f'seqs of {name}', seqs)
+    f.close()
+    end = w.call('session.info', session='a')['seq'] + 1
+
     # From now on; again from an old place; and no more.
     check_equal(c.call('session.follow', session='a')['next'], end, 'next of a follow from now')
     w.call('session.append', session='a', text='live', wait=True)
