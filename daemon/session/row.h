@@ -72,11 +72,11 @@ enum order_kind { ORDER_APPEND = 1, ORDER_GENERATE = 2, ORDER_SAY = 3 };   /* on
 /* How far an order has been applied; written in the same transaction as the log
  * entries that say so, so that a new process goes on in the middle. */
 struct order_progress {
-	uint8_t stage;             /* 0 text, 1 generating, 2 done; see engine */
-	uint64_t offset;           /* bytes of text (or tokens) applied */
+	uint8_t stage;             /* 0 text, 1 generating, 2 done */
+	uint64_t offset;           /* stage 0: bytes of text (or tokens) applied; 1: tokens of the prompt */
 	uint32_t n_generated;      /* tokens generated and logged */
-	uint64_t answer;           /* position at which the answer began */
-	uint64_t seq;              /* of the entry that finished it, for repeated keys */
+	uint64_t answer;           /* position of its first token; 1: where the answer began; 2: behind it */
+	uint64_t seq;              /* last entry before its own; 2: the entry that finished it */
 };
 
 struct order {
