@@ -106,6 +106,10 @@ int main(int argc, char **argv)
 	char folder[2048], *text;
 	struct rig r;
 
+	if (under_sanitizer()) {
+		printf("skip   too slow under a sanitizer\n");
+		return 77;
+	}
 	if (!path) {
 		printf("skip   the gemma3 model is not here; tools/fetch-model gemma3 brings it\n");
 		return 77;

@@ -143,6 +143,13 @@ void vectors_free(struct vectors *v)
 
 /* ---- the rig ---- */
 
+bool under_sanitizer(void)
+{
+	const char *set = getenv("SANITIZE");
+
+	return set && *set && strcmp(set, "no") != 0;
+}
+
 const char *model_path(const char *variable, const char *file)
 {
 	static char path[4096];

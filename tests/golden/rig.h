@@ -59,6 +59,8 @@ struct timeline {
 };
 
 /* path, with XDG and SINKD rules for the models; NULL: not on this machine. */
+/* The real models take too long there; tests/e2e/52 takes sixteen tokens of the small one. */
+bool under_sanitizer(void);
 const char *model_path(const char *variable, const char *file);
 bool rig_open(struct rig *r, const char *model, const struct rig_params *p);   /* false: isa not here */
 void rig_close(struct rig *r);

@@ -66,8 +66,12 @@ int main(int argc, char **argv)
 	struct rig r;
 	size_t i, c;
 
+	if (under_sanitizer()) {
+		printf("skip   too slow under a sanitizer\n");
+		return 77;
+	}
 	if (!path) {
-		printf("skip   the small model is not here; tools/fetch-models brings it\n");
+		printf("skip   the small model is not here; tools/fetch-model small brings it\n");
 		return 77;
 	}
 	snprintf(folder, sizeof folder, "%s/tests/golden", top ? top : ".");
