@@ -39,7 +39,7 @@ with Daemon('--chunk', 4096, '--isa', 'scalar', threads=1) as d:
         if info['state'] == 'set_aside':
             break
         wait_for(lambda: on_probation() >= min(starts, 2), what='on probation', step=0)
-        d.kill(signal.SIGSEGV)
+        d.kill(signal.SIGABRT)
     check_equal(info['state'], 'set_aside', 'the crash loop ends')
     print(f'set aside after {starts} starts: {info["why"]}')
     check(info['why'], 'why')
