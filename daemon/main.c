@@ -114,6 +114,7 @@ static int start_engine(struct engine **out, const struct options *o, struct sto
 		.caps = { .sessions = o->max_sessions, .queued_bytes = o->max_queued_bytes,
 		          .stored_bytes = o->max_stored_bytes },
 		.store = store,
+		.slab_fd = serve_slab(serve),
 		.serve = serve_mailbox(serve),
 		.on_answer = serve_on_answer,
 		.on_published = serve_on_published,

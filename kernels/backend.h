@@ -146,7 +146,7 @@ struct backend_ops {
 	size_t (*kv_bytes)(const struct kv_shape *shape, struct window w);
 	/* A name for the byte layout of slots; two caches with the same layout name,
 	 * shape and window may exchange bytes. */
-	const char *(*kv_layout)(const struct backend *b);
+	const char *(*kv_layout)(const struct backend *b, enum kv_type type);
 	/* memory: n_slot * kv_bytes(shape, most) zeroed bytes, page aligned, the
 	 * caller's, or NULL: the backend's own. */
 	int (*kv_open)(struct backend *b, const struct kv_shape *shape, void *memory,

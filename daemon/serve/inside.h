@@ -114,6 +114,9 @@ struct peer {
 	bool ended;
 };
 
+/* What the service manager calls the memory that it keeps. */
+#define SLAB_NAME "sinkd-slab"
+
 struct serve {
 	struct serve_params params;
 	char *socket;
@@ -124,6 +127,7 @@ struct serve {
 	struct { int fd; struct event *event; } listeners[N_LISTENER];
 	size_t n_listener;
 	bool own_socket;
+	int slab_fd;               /* kept for us, not given away yet; 0: none */
 	dev_t socket_dev;
 	ino_t socket_ino;
 	LIST_HEAD(, peer) peers, ended;

@@ -1,6 +1,6 @@
 /*
  * Sockets that listen: those a service manager hands over (named "sinkd", or the
- * only ones), else our own.
+ * only ones), else our own.  The slab comes the same way, by its name.
  *
  * A path that is taken is tried first: where somebody answers, it is theirs and
  * we refuse to start; where nobody does, it is left over from a daemon that was
@@ -101,7 +101,9 @@ static int take_inherited(struct serve *s, struct reason *why)
 		return ERROR(n);
 	for (i = 0; i < n && !rc; i++) {
 		fd = SD_LISTEN_FDS_START + i;
-		if (n > 1 && strcmp(names[i], "sinkd") != 0) {
+		if (strcmp(names[i], SLAB_NAME) == 0 && !s->slab_fd) {
+			s->slab_fd = fd;
+		} else if (n > 1 && strcmp(names[i], "sinkd") != 0) {
 			log_notice("the inherited file %s is not for us: closed", names[i]);
 			close(fd);
 		} else if (sd_is_socket_unix(fd, SOCK_STREAM, 1, NULL, 0) <= 0) {

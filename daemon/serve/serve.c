@@ -195,6 +195,14 @@ static void failed(struct serve *s, const struct reason *why)
 		stop(s, why->text);
 }
 
+int serve_slab(struct serve *s)
+{
+	int fd = s->slab_fd;
+
+	s->slab_fd = 0;
+	return fd;
+}
+
 void serve_on_status(void *serve, struct letter *l)
 {
 	struct engine_status *e = (struct engine_status *)l;
@@ -207,6 +215,8 @@ void serve_on_status(void *serve, struct letter *l)
 		watchdog_loading(s);
 		break;
 	case ENGINE_READY:
+		if (e->slab_fd >= 0)
+			watchdog_keep(s, e->slab_fd);
 		if (engine_takes(s))
 			ask_info(s);
 		break;

@@ -32,6 +32,8 @@ struct serve_params {
 /* REFUSED: state_in_use (another daemon listens there), bad_config (the path). */
 int serve_open(struct serve **out, const struct serve_params *p, struct reason *why);
 struct mailbox *serve_mailbox(struct serve *s);
+/* The slab that a service manager kept for us (engine_params.slab_fd), given away; 0: none. */
+int serve_slab(struct serve *s);
 /* For struct engine_params; their first parameter is the struct serve. */
 void serve_on_answer(void *serve, struct letter *request);
 void serve_on_published(void *serve, struct letter *published);

@@ -83,6 +83,14 @@ void watchdog_ready(struct serve *s)
 	start_timer(s);
 }
 
+/* What it kept before is not of use to anybody any more. */
+void watchdog_keep(struct serve *s, int fd)
+{
+	(void)s;
+	sd_notify(0, "FDSTOREREMOVE=1\nFDNAME=" SLAB_NAME);
+	sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" SLAB_NAME, &fd, 1);
+}
+
 void watchdog_stopping(struct serve *s, const char *status)
 {
 	(void)s;

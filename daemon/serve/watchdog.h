@@ -6,6 +6,7 @@
 
 void watchdog_loading(struct serve *s);        /* STATUS, and more time */
 void watchdog_ready(struct serve *s);          /* READY=1; starts the watchdog's timer */
+void watchdog_keep(struct serve *s, int fd);    /* the manager keeps a copy of fd over restarts */
 void watchdog_pong(struct serve *s);           /* the engine has answered */
 void watchdog_stopping(struct serve *s, const char *status);
 void watchdog_reload(struct serve *s, bool begin);

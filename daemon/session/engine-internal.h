@@ -26,6 +26,7 @@
 #define SLICE_IDS 4096             /* the same of given token ids */
 #define LOGS_IN_FLIGHT 64          /* STORE_LOG jobs of a session before it waits */
 #define STEP_SECONDS 0.1           /* of a step while anybody generates */
+#define SET_BACK 64                /* tokens that a kept cache may be ahead of the committed log */
 #define RETRY_MS 3000              /* after a failed write */
 #define READ_ENTRIES 1000           /* of one answer to READ */
 #define READ_BYTES (512u << 10)    /* of one answer to READ */
@@ -131,6 +132,7 @@ struct call {
 
 struct stats {
 	uint64_t steps, computed, prefill, generated, skipped;
+	uint64_t kept;             /* caches taken over from the process before */
 	uint64_t rebuilt, checkpoints_written, checkpoints_loaded, checkpoints_refused;
 	uint64_t slots_evicted, requests, orders, scores;
 	double step_seconds;
@@ -279,6 +281,13 @@ bool resident_serve(struct engine *e);         /* gives slots to those who wait 
 void resident_leave(struct timeline *t, bool save);
 void resident_save(struct timeline *t);        /* a checkpoint */
 void resident_save_when_due(struct timeline *t);
+
+/* The slot's cache is whole for n_computed tokens. */
+void resident_adopt(struct timeline *t, uint32_t slot, uint64_t n_computed, uint64_t start);
+
+/* ---- kept.c: caches that outlive the process ---- */
+void kept_stamp(const struct timeline *t, uint64_t n_written);
+void kept_adopt(struct engine *e);
 
 /* ---- score.c, show.c, stats.c ---- */
 void verb_score(struct engine *e, struct request *r, struct timeline *t);

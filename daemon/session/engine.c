@@ -66,6 +66,7 @@ static void tell(struct engine *e, int state, double progress, const struct reas
 		abort();
 	s->state = state;
 	s->progress = progress;
+	s->slab_fd = state == ENGINE_READY && !slab_kept(e->slab) ? slab_fd(e->slab) : -1;
 	status_text(e, s->text, sizeof s->text);
 	if (why != NULL)
 		s->why = *why;
@@ -168,6 +169,8 @@ static void stop_begin(struct engine *e)
 	for (i = 0; e->stop_whole && i < e->p.n_slot; i++)
 		if (e->places[i].owner != NULL)
 			resident_save(e->places[i].owner);
+	if (e->slab != NULL)
+		slab_harmless(e->slab);
 	if (!e->store_started)
 		return;
 	j = store_job_new(STORE_SYNC, 0);
@@ -231,6 +234,7 @@ static int open_slots(struct engine *e, struct reason *why)
 {
 	const struct model_info *m = model_info(e->model);
 	struct backend_why bad = { .text = "" };
+	struct slab_id id = { .fingerprint = 0 };
 	uint32_t i, n_slot = e->p.n_slot;
 	int rc;
 
@@ -238,13 +242,17 @@ static int open_slots(struct engine *e, struct reason *why)
 	if (e->n_window_max < 8)
 		return refuse(why, "bad_model", "a context of %u tokens", m->n_ctx);
 	e->shape = (struct kv_shape){
-		.type = KV_F16, .n_layer = m->n_layer, .layers = m->kv_layers, .n_chunk = e->n_chunk,
+		.type = KV_F16, .n_layer = m->n_layer, .layers = m->kv_layers, .n_chunk = e->n_chunk + SET_BACK,
 		/* Head and ring are rounded up to blocks, wherever S and R part. */
 		.most = { .n_sink = WINDOW_BLOCK, .n_recent = e->n_window_max + WINDOW_BLOCK },
 		.n_slot = n_slot,
 	};
 	e->slot_bytes = e->ops->kv_bytes(&e->shape, e->shape.most);
-	rc = slab_open(&e->slab, e->slot_bytes, n_slot, why);
+	id.fingerprint = m->fingerprint;
+	id.n_chunk = e->shape.n_chunk;
+	snprintf(id.layout, sizeof id.layout, "%s", e->ops->kv_layout(e->backend, e->shape.type));
+	rc = slab_open(&e->slab, &id, e->slot_bytes, n_slot, e->p.slab_fd > 0 ? e->p.slab_fd : -1, why);
+	e->p.slab_fd = 0;
 	if (rc != 0)
 		return rc;
 	if (e->ops->kv_open(e->backend, &e->shape, slab_memory(e->slab), &e->kv, &bad) != 0)
@@ -309,6 +317,7 @@ static void become_ready(struct engine *e)
 
 	e->phase = PHASE_READY;
 	e->load_progress = 1;
+	kept_adopt(e);
 	for (i = 0; i < HASH_SIZE; i++)
 		for (t = e->hash[i]; t != NULL; t = t->hash_next)
 			resident_want(t);

@@ -39,6 +39,7 @@ struct engine_params {
 	struct engine_caps caps;
 	bool crashed;              /* the process before ended by a fault of its own */
 	struct store *store;       /* open, not started; not owned */
+	int slab_fd;               /* the slab of the process before us; 0: none.  Owned from here on */
 	struct mailbox *serve;     /* answers and publications go here */
 	/* serve's functions for letters that arrive there */
 	void (*on_answer)(void *serve, struct letter *request);
@@ -109,6 +110,7 @@ struct engine_status {
 	double progress;
 	char text[200];            /* for STATUS=: model, backend, memory */
 	struct reason why;
+	int slab_fd;               /* READY: a new slab that a service manager may keep; -1: none */
 };
 
 /* Starts the thread, which loads the model, starts the store, brings sessions back

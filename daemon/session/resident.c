@@ -199,7 +199,7 @@ static const char *unusable(const struct timeline *t, const struct checkpoint *c
 
 	if (c->fingerprint != t->row.fingerprint)
 		return "it is of another model";
-	if (strcmp(c->layout, e->ops->kv_layout(e->backend)) != 0 || c->n_chunk != e->n_chunk ||
+	if (strcmp(c->layout, e->ops->kv_layout(e->backend, e->shape.type)) != 0 || c->n_chunk != e->shape.n_chunk ||
 	    c->window.n_sink != t->row.window.n_sink || c->window.n_recent != t->row.window.n_recent ||
 	    c->n_kv != e->ops->kv_bytes(&e->shape, t->row.window))
 		return "it has another layout";
@@ -241,7 +241,7 @@ static void got_checkpoint(struct call *c, struct store_job *j)
 	load_tokens(t);
 }
 
-static void wake(struct timeline *t, uint32_t slot)
+static void settle(struct timeline *t, uint32_t slot, uint64_t n_computed, uint64_t start)
 {
 	struct engine *e = t->engine;
 	struct place *p = &e->places[slot];
@@ -252,12 +252,20 @@ static void wake(struct timeline *t, uint32_t slot)
 	t->ring = p->ring;
 	t->head = p->head;
 	t->n_token = t->row.n_token;
-	t->n_computed = t->start = 0;
+	t->n_computed = n_computed;
+	t->start = start;
 	t->ring_from = t->n_token;
 	t->rebuilding = t->moved = false;
 	t->since_saved = 0;
 	t->last_step = e->stats.steps;
 	t->state = TIMELINE_LOADING;
+}
+
+static void wake(struct timeline *t, uint32_t slot)
+{
+	struct engine *e = t->engine;
+
+	settle(t, slot, 0, 0);
 	if (t->cur == NULL)
 		order_ask(t);
 	if (t->n_token == 0) {
@@ -266,6 +274,16 @@ static void wake(struct timeline *t, uint32_t slot)
 	}
 	timeline_news(t, EVENT_STATE, "loading", 0);
 	call_post(call_new(e, t, NULL, got_checkpoint), store_job_new(STORE_CHECKPOINT_GET, t->row.id));
+}
+
+void resident_adopt(struct timeline *t, uint32_t slot, uint64_t n_computed, uint64_t start)
+{
+	settle(t, slot, n_computed, start);
+	t->moved = true;
+	kept_stamp(t, n_computed);
+	if (t->cur == NULL && t->n_queued > 0)
+		order_ask(t);
+	load_tokens(t);
 }
 
 /* ---- leaving ---- */
@@ -294,9 +312,9 @@ void resident_save(struct timeline *t)
 	if (c == NULL)
 		abort();
 	c->fingerprint = t->row.fingerprint;
-	snprintf(c->layout, sizeof c->layout, "%s", e->ops->kv_layout(e->backend));
+	snprintf(c->layout, sizeof c->layout, "%s", e->ops->kv_layout(e->backend, e->shape.type));
 	c->window = t->row.window;
-	c->n_chunk = e->n_chunk;
+	c->n_chunk = e->shape.n_chunk;
 	c->n_computed = n;
 	c->start = t->start;
 	c->chain = t->row.chain;

@@ -209,6 +209,7 @@ static void stepped(struct engine *e, struct timeline *t, uint32_t n, float *log
 	bool decode = decodes(t, n);
 
 	t->n_computed += n;
+	kept_stamp(t, t->n_computed);
 	t->since_saved += n;
 	t->moved = true;
 	t->last_step = e->stats.steps;
@@ -235,6 +236,8 @@ bool engine_step(struct engine *e)
 	fill(e, &b, e->wants);
 	if (b.n_row == 0)
 		return false;
+	for (i = 0; i < b.n_seq; i++)
+		kept_stamp(e->members[i], e->members[i]->n_computed + e->member_rows[i]);
 	rc = model_forward(e->model, e->kv, &b, e->logits, NULL, &why);
 	if (rc != 0) {
 		engine_fail(e, why.name[0] != '\0' ? why.name : "backend",
@@ -242,6 +245,7 @@ bool engine_step(struct engine *e)
 		return false;
 	}
 	took = clock_seconds() - began;
+	slab_harmless(e->slab);
 	e->stats.steps++;
 	e->stats.step_seconds += took;
 	if (b.n_row >= PREFILL_LEAST)

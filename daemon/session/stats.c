@@ -196,6 +196,7 @@ void verb_server_stats(struct engine *e, struct request *r, struct timeline *non
 	value_put(v, "requests", value_uint(s->requests));
 	value_put(v, "orders", value_uint(s->orders));
 	value_put(v, "scores", value_uint(s->scores));
+	value_put(v, "kept_sessions", value_uint(s->kept));
 	value_put(v, "rebuilt_sessions", value_uint(s->rebuilt));
 	value_put(v, "slots_evicted", value_uint(s->slots_evicted));
 	value_put(v, "checkpoints_written", value_uint(s->checkpoints_written));

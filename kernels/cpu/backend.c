@@ -233,7 +233,6 @@ static int cpu_open(struct backend **out, const struct backend_params *p, struct
 	}
 	snprintf(b->description, sizeof(b->description), "cpu: %s, %u thread%s", b->isa->title,
 	         n_thread, n_thread == 1 ? "" : "s");
-	strcpy(b->layout, "cpu-kv1-f16-b16");
 	*out = b;
 	b = NULL;
 out:

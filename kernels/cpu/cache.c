@@ -70,9 +70,10 @@ size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w)
 	return (at + 4095) / 4096 * 4096;
 }
 
-const char *cpu_kv_layout(const struct backend *b)
+const char *cpu_kv_layout(const struct backend *b, enum kv_type type)
 {
-	return b->layout;
+	(void)b;
+	return type == KV_F16 ? "cpu-kv1-f16-b16" : "cpu-kv1-f32-b16";
 }
 
 static uint32_t most_dim(const struct kv_shape *s)
@@ -130,7 +131,6 @@ int cpu_kv_open(struct backend *b, const struct kv_shape *shape, void *memory,
 	rc = kv->memory ? open_rooms(b, kv) : -ENOMEM;
 	if (rc < 0)
 		goto out;
-	strcpy(b->layout, shape->type == KV_F16 ? "cpu-kv1-f16-b16" : "cpu-kv1-f32-b16");
 	*out = kv;
 	kv = NULL;
 out:

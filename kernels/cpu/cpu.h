@@ -70,7 +70,6 @@ struct backend {
 	struct pool *pool;
 	uint32_t n_row_max;
 	char description[96];
-	char layout[32];
 	struct scratch *scratch;         /* [workers] */
 	uint32_t tile_in, dim_pad;       /* what the scratch has room for */
 	int rc;                          /* first failure of this step */
@@ -111,7 +110,7 @@ void cpu_rotate(const struct backend *b, const struct rope *r, const struct rope
                 uint32_t row, int query, uint32_t head_dim, float scale, const float *in, float *out);
 
 size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w);
-const char *cpu_kv_layout(const struct backend *b);
+const char *cpu_kv_layout(const struct backend *b, enum kv_type type);
 int cpu_kv_open(struct backend *b, const struct kv_shape *shape, void *memory,
                 struct kv **out, struct backend_why *why);
 void cpu_kv_close(struct backend *b, struct kv *kv);

@@ -424,7 +424,7 @@ static void moved_slot(void **state)
 	for (uint32_t first = 150; first < 200; first += 10)
 		step(&two, w, &r, first, 10, move);
 	assert_memory_equal(stay, move, size);
-	assert_string_equal(cpu->kv_layout(one.b), "cpu-kv1-f32-b16");
+	assert_string_equal(cpu->kv_layout(one.b, KV_F32), "cpu-kv1-f32-b16");
 	assert_true(cpu->kv_read(one.kv, 2, copy, bytes) < 0);
 	assert_true(cpu->kv_read(one.kv, 0, copy, (size_t)1 << 40) < 0);
 	free(copy);
