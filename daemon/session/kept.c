@@ -1,0 +1,75 @@
+/*
+ * Kept caches: sessions whose slots an earlier process left in the slab go on where
+ * they are, without a checkpoint.
+ *
+ * The hard idea: the process before us may have been ahead of what is committed, and
+ * may have died inside a step.  What it had computed is what we would compute again,
+ * so its cache is simply set back to the committed log; the ring has SET_BACK places
+ * more than steps use, so the keys that this takes are still there.  Where they are
+ * not, or the catch-up that a jump began was not finished, the slot is dropped and
+ * the session comes back the ordinary way.
+ *
+ * It must not read the slot's bytes.
+ */
+#include "daemon/base/log.h"
+#include "daemon/session/engine-internal.h"
+
+void kept_stamp(const struct timeline *t, uint64_t n_written)
+{
+	const struct slab_stamp stamp = {
+		.session = t->row.id, .window = t->row.window, .n_computed = t->n_computed,
+		.n_written = n_written, .start = t->start,
+	};
+
+	slab_stamp(t->engine->slab, t->slot, &stamp);
+}
+
+static struct timeline *find(struct engine *e, uint64_t id)
+{
+	struct timeline *t;
+	size_t i;
+
+	for (i = 0; i < HASH_SIZE; i++)
+		for (t = e->hash[i]; t != NULL; t = t->hash_next)
+			if (t->row.id == id)
+				return t;
+	return NULL;
+}
+
+/* Is what the stamp says of use to t, whose committed log it has to meet? */
+static bool usable(const struct timeline *t, const struct slab_stamp *s)
+{
+	uint64_t n = s->n_computed < t->row.n_token ? s->n_computed : t->row.n_token;
+	uint64_t ahead = s->n_written > s->n_computed ? s->n_written : s->n_computed;
+
+	if (timeline_usable(t, NULL) != 0 || t->state != TIMELINE_ASLEEP || t->row.n_token == 0 ||
+	    s->window.n_sink != t->row.window.n_sink || s->window.n_recent != t->row.window.n_recent)
+		return false;
+	if (s->start > t->row.window.n_sink && t->row.n_token < s->start + t->bound)
+		return false;
+	/* One more: the newest token is computed again for its logits. */
+	return n > s->start && n - 1 + t->engine->shape.n_chunk >= ahead;
+}
+
+void kept_adopt(struct engine *e)
+{
+	struct slab_stamp s;
+	struct timeline *t;
+	uint32_t slot, n = 0;
+
+	if (!slab_kept(e->slab))
+		return;
+	for (slot = 0; slot < e->p.n_slot; slot++) {
+		if (!slab_left(e->slab, slot, &s))
+			continue;
+		t = find(e, s.session);
+		if (t == NULL || !usable(t, &s)) {
+			slab_drop(e->slab, slot);
+			continue;
+		}
+		resident_adopt(t, slot, s.n_computed < t->row.n_token ? s.n_computed : t->row.n_token, s.start);
+		n++;
+	}
+	e->stats.kept = n;
+	log_info("session memory of the daemon before: %u caches go on as they are", n);
+}
