@@ -111,9 +111,6 @@ int cpu_kv_open(struct backend *b, const struct kv_shape *shape, void *memory,
 	assert(!b->batch);
 	if (!shape_fits(shape))
 		return cpu_why(why, -ENOTSUP, "caches of this shape are not supported");
-	if (shape->n_chunk > b->n_row_max)
-		return cpu_why(why, -EINVAL, "a chunk of %u rows is longer than a batch of %u",
-		               shape->n_chunk, b->n_row_max);
 	kv = calloc(1, sizeof(*kv));
 	if (!kv)
 		return cpu_why(why, -ENOMEM, "out of memory");
