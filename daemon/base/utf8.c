@@ -54,14 +54,19 @@ size_t utf8_step(const char *s, size_t n, bool *valid, bool *cut)
 	return k;
 }
 
-bool utf8_is_valid(const char *s, size_t n)
+size_t utf8_valid_prefix(const char *s, size_t n)
 {
 	bool valid = true;
-	size_t i;
+	size_t at = 0, step = 0;
 
-	for (i = 0; i < n && valid; )
-		i += utf8_step(s + i, n - i, &valid, NULL);
-	return valid;
+	while (at < n && (step = utf8_step(s + at, n - at, &valid, NULL), valid))
+		at += step;
+	return at;
+}
+
+bool utf8_is_valid(const char *s, size_t n)
+{
+	return utf8_valid_prefix(s, n) == n;
 }
 
 char *utf8_scrub(const char *s, size_t n, size_t *n_out)

@@ -13,6 +13,8 @@
  * *cut (NULL is fine): the subpart reaches the end and more bytes could finish it. */
 size_t utf8_step(const char *s, size_t n, bool *valid, bool *cut);
 
+/* Length of the valid prefix. */
+size_t utf8_valid_prefix(const char *s, size_t n);
 bool utf8_is_valid(const char *s, size_t n);
 /* A copy in which every maximal subpart that is not valid is one U+FFFD; at most
  * 3 n bytes, NUL behind them, the caller's to free.  Aborts without memory. */

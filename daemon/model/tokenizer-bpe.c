@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/utf8.h"
+
 struct merge {
 	int32_t left, right;       /* left < 0: free */
 	uint32_t rank;
@@ -201,7 +203,7 @@ int bpe_encode(const struct bpe *b, const char *text, size_t n, struct ids *out)
 	if (!rc)
 		rc = ids_reserve(out, n);
 	while (!rc && n) {
-		run = utf8_valid(text, n);
+		run = utf8_valid_prefix(text, n);
 		if (run) {
 			rc = pre_split(split, text, run, bpe_word, &r);
 		} else {

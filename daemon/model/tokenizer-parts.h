@@ -56,12 +56,6 @@ int32_t vocab_find(const struct vocab *v, const char *text, size_t n, uint8_t ki
 /* GPT-2's byte alphabet: UTF-8 of the character for byte b; its length, 1 or 2. */
 size_t byte_spell(uint8_t b, char out[2]);
 
-/* ---- UTF-8 (tokenizer.c) ---- */
-
-size_t utf8_valid(const char *text, size_t n);     /* length of the valid prefix */
-/* Length of the valid character at the start of text, 0: not one. */
-size_t utf8_char(const char *text, size_t n);
-
 /* ---- pre-tokenizer (tokenizer-pre.c) ---- */
 
 struct pre_row {

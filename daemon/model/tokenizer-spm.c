@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/utf8.h"
+
 static const char space[3] = "\xe2\x96\x81";
 
 struct spm_text {
@@ -86,6 +88,7 @@ int spm_encode(const struct vocab *v, const char *text, size_t n, bool prefix, s
 	struct spm_text s = { v, NULL };
 	char *copy;
 	size_t at, len;
+	bool valid;
 	int rc = 0;
 
 	s.text = copy = spaces_escape(text, n, prefix, &n);
@@ -97,8 +100,8 @@ int spm_encode(const struct vocab *v, const char *text, size_t n, bool prefix, s
 	if (rc)
 		goto out;
 	for (at = 0; at < n; at += len) {
-		len = utf8_char(copy + at, n - at);
-		if (len == 0)
+		len = utf8_step(copy + at, n - at, &valid, NULL);
+		if (!valid)
 			len = 1;           /* not UTF-8: a byte by itself, which is no token's text */
 		merger_push(&m, (uint32_t)at, (uint32_t)len, vocab_find(v, copy + at, len, KIND_TEXT));
 	}

@@ -64,45 +64,6 @@ void ids_free(struct ids *v)
 	*v = (struct ids){ 0 };
 }
 
-/* ---- UTF-8 ---- */
-
-size_t utf8_char(const char *text, size_t n)
-{
-	/* By lead byte: length, and the range of the second byte (no overlong forms,
-	 * no surrogates, nothing over U+10FFFF). */
-	static const struct { uint8_t first, last, n, low, high; } leads[] = {
-		{ 0xc2, 0xdf, 2, 0x80, 0xbf }, { 0xe0, 0xe0, 3, 0xa0, 0xbf }, { 0xe1, 0xec, 3, 0x80, 0xbf },
-		{ 0xed, 0xed, 3, 0x80, 0x9f }, { 0xee, 0xef, 3, 0x80, 0xbf }, { 0xf0, 0xf0, 4, 0x90, 0xbf },
-		{ 0xf1, 0xf3, 4, 0x80, 0xbf }, { 0xf4, 0xf4, 4, 0x80, 0x8f },
-	};
-	const uint8_t *p = (const uint8_t *)text;
-
-	if (n == 0)
-		return 0;
-	if (p[0] < 0x80)
-		return 1;
-	for (size_t i = 0; i < sizeof leads / sizeof leads[0]; i++) {
-		if (p[0] < leads[i].first || p[0] > leads[i].last)
-			continue;
-		if (n < leads[i].n || p[1] < leads[i].low || p[1] > leads[i].high)
-			return 0;
-		for (size_t k = 2; k < leads[i].n; k++)
-			if ((p[k] & 0xc0) != 0x80)
-				return 0;
-		return leads[i].n;
-	}
-	return 0;
-}
-
-size_t utf8_valid(const char *text, size_t n)
-{
-	size_t at = 0, len;
-
-	while (at < n && (len = (uint8_t)text[at] < 0x80 ? 1 : utf8_char(text + at, n - at)))
-		at += len;
-	return at;
-}
-
 /* ---- open and close ---- */
 
 static int pre_unknown(struct gguf_str name, struct reason *why)
