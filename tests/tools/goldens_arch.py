@@ -307,6 +307,7 @@ class Arch:
     local: bool = False                # sliding_window of a module means local layers
     llama: bool = True                 # llama.cpp implements it
     embd: float = 1.0                  # standard deviation of the embedding
+    loud: float = 1.0                  # gain of ffn and output, where the two kinds of GELU must differ
     zero_norm: bool = False            # a norm's weight is added to 1
     limit: float = 1e-3                # of the difference to llama.cpp's dense run
     runs: list = field(default_factory=lambda: [(4, 40), (0, 32), (1, 63)])
@@ -338,21 +339,21 @@ ARCHS = {
     'qwen2': Arch(A.QWEN2, plain(hf.Qwen2Config, rope_parameters=rope(theta=1e6))),
     'qwen3': Arch(A.QWEN3, plain(hf.Qwen3Config, rope_parameters=rope(theta=1e6), head_dim=32, tie_word_embeddings=True), keys_head_dim, embd=0.3),
     'mpt': Arch(A.MPT, lambda: hf.MptConfig(d_model=96, n_heads=6, n_layers=2, vocab_size=V, max_seq_len=1024,
-                attn_config=dict(clip_qkv=1.5, alibi_bias_max=6)), keys_mpt, fused_mpt, rope_none, mend=mend_mpt, alibi=True, embd=0.25, limit=1e-2),
+                attn_config=dict(clip_qkv=1.5, alibi_bias_max=6)), keys_mpt, fused_mpt, rope_none, mend=mend_mpt, alibi=True, embd=0.5, loud=3.0, limit=2e-2),
     'falcon7b': Arch(A.FALCON, lambda: hf.FalconConfig(vocab_size=V, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
                      multi_query=True, parallel_attn=True, bias=False, max_position_embeddings=1024, rope_parameters=rope()),
-                     keys_falcon, fused_falcon, convert=convert_falcon, embd=0.3, limit=1e-2),
+                     keys_falcon, fused_falcon, convert=convert_falcon, embd=0.5, loud=3.0, limit=2e-2),
     'falcon40b': Arch(A.FALCON, lambda: hf.FalconConfig(vocab_size=V, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_kv_heads=2,
                       new_decoder_architecture=True, bias=False, max_position_embeddings=1024, rope_parameters=rope(),
-                      tie_word_embeddings=False), keys_falcon, fused_falcon, convert=convert_falcon, limit=1e-2),
+                      tie_word_embeddings=False), keys_falcon, fused_falcon, convert=convert_falcon, loud=2.0, limit=2e-2),
     'gptneox': Arch(A.GPTNEOX, lambda: hf.GPTNeoXConfig(vocab_size=V, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                     num_attention_heads=2, max_position_embeddings=1024, use_parallel_residual=True,
-                    rope_parameters=rope(partial_rotary_factor=0.25)), keys_neox, fused_neox, convert=convert_neox, limit=1e-2),
+                    rope_parameters=rope(partial_rotary_factor=0.25)), keys_neox, fused_neox, convert=convert_neox, loud=2.0, limit=2e-2),
     'gptneox-serial': Arch(A.GPTNEOX, lambda: hf.GPTNeoXConfig(vocab_size=V, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                            num_attention_heads=4, max_position_embeddings=1024, use_parallel_residual=False,
-                           rope_parameters=rope(partial_rotary_factor=0.5)), keys_neox, fused_neox, convert=convert_neox, limit=1e-2),
+                           rope_parameters=rope(partial_rotary_factor=0.5)), keys_neox, fused_neox, convert=convert_neox, loud=2.0, limit=2e-2),
     'gptj': Arch(A.GPTJ, lambda: hf.GPTJConfig(vocab_size=V, n_positions=1024, n_embd=64, n_layer=2, n_head=4, rotary_dim=8, n_inner=128),
-                 keys_gptj, rope=rope_gptj, llama=False),
+                 keys_gptj, rope=rope_gptj, loud=2.0, llama=False),
     'stablelm': Arch(A.STABLELM, plain(hf.StableLmConfig, rope_parameters=rope(partial_rotary_factor=0.25), use_qkv_bias=True,
                      hidden_size=64, num_attention_heads=2, num_key_value_heads=2), keys_stablelm, convert=convert_stablelm),
     'stablelm-12b': Arch(A.STABLELM, plain(hf.StableLmConfig, rope_parameters=rope(partial_rotary_factor=0.5), use_parallel_residual=True,

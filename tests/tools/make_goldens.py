@@ -33,7 +33,8 @@ from goldens_stream import dense_nll, stream_nll  # noqa: E402
 
 N_TOKEN = 300
 COVERS = (4, N_TOKEN)
-GAINS = dict(q_proj=1.3, k_proj=1.3, qkv=1.3, o_proj=2.0, out_proj=2.0, dense=2.0, lm_head=2.5, embed_out=2.5)
+GAINS = dict(q_proj=1.3, k_proj=1.3, qkv=1.3, o_proj=2.0, out_proj=2.0, dense=2.0, lm_head=2.5, embed_out=2.5, query_key_value=1.3)
+LOUD = ('up_proj', 'down_proj', 'dense_h_to_4h', 'dense_4h_to_h', 'fc_in', 'fc_out', 'lm_head', 'embed_out')
 
 
 def randomise(model, arch, seed):
@@ -49,7 +50,8 @@ def randomise(model, arch, seed):
         elif last in ('embed_tokens', 'wte', 'embed_in', 'word_embeddings'):
             x = arch.embd * x
         else:
-            x = x * GAINS.get(last, 1.3 if 'qkv' in last.lower() else 1.0) / p.shape[-1] ** 0.5
+            gain = GAINS.get(last, 1.3 if 'qkv' in last.lower() else 1.0) * (arch.loud if last in LOUD else 1.0)
+            x = x * gain / p.shape[-1] ** 0.5
         p.data.copy_(x.half().float())
 
 
