@@ -76,7 +76,7 @@ struct norm {
 	enum norm_kind kind;
 	uint32_t width;            /* normalised length: the act's width, or head_dim (QK norm) */
 	float eps;
-	const struct weight *weight;   /* [width] F32 */
+	const struct weight *weight;   /* [width] F32; or of the act's width: each group has its own */
 	const struct weight *bias;     /* [width] F32 or NULL */
 };
 
@@ -97,7 +97,8 @@ struct attend {
 	float scale;               /* of q.k */
 	float softcap;             /* 0: none; else cap * tanh(x / cap) */
 	const float *alibi;        /* [n_head] slopes, NULL: none; distances inside the cache */
-	const struct rope *rope;   /* of the query, both rotations */
+	const struct rope *rope;   /* of the query, both rotations; NULL: none */
+	const struct weight *sink; /* [n_head] F32: a logit beside the keys', without a value; NULL: none */
 };
 
 enum glu_kind { GLU_SILU, GLU_GELU_TANH, GLU_GELU_ERF, GLU_RELU };
@@ -115,7 +116,9 @@ struct kv_shape {
 	enum kv_type type;
 	uint32_t n_layer;
 	const struct kv_layer *layers;   /* [n_layer], copied */
-	uint32_t n_chunk;          /* longest chunk of one session */
+	uint32_t n_chunk;          /* longest chunk of one session, or more: a ring has that many
+	                              places beside its window, and a cache may be set back by what
+	                              chunks do not use */
 	struct window most;        /* the largest window that a slot must hold */
 	uint32_t n_slot;
 };
@@ -180,6 +183,8 @@ struct backend_ops {
 	void (*select)(struct backend *b, const struct act *in, struct act *out);
 	/* x = cap * tanh(x / cap) */
 	void (*softcap)(struct backend *b, float cap, struct act *x);
+	/* x = min(max(x, -most), most) */
+	void (*clamp)(struct backend *b, float most, struct act *x);
 	/* Copies the current rows to the host: dst [rows][width of a]; completes
 	 * everything queued before it. */
 	void (*read)(struct backend *b, const struct act *a, float *dst);

@@ -45,6 +45,23 @@ static void norm(struct pass *p, const char *name, const struct weight *w, const
 	stage(p, name, out, width);
 }
 
+/* A block's input: x normalised into out by the layer's w (its bias follows it in
+ * the table), or x itself, where the architecture has no norm there. */
+static struct act *block_input(struct pass *p, const char *name, const struct layer *l, enum layer_tensor w,
+                               struct act *x, struct act *out)
+{
+	if (!l->w[w])
+		return x;
+	norm(p, name, l->w[w], l->w[w + 1], DIM_EMBD, x, out, DIM_EMBD);
+	return out;
+}
+
+static void post_norm(struct pass *p, const char *name, const struct layer *l, enum layer_tensor w, struct act *x)
+{
+	if (l->w[w])
+		norm(p, name, l->w[w], NULL, DIM_EMBD, x, x, DIM_EMBD);
+}
+
 static void project(struct pass *p, const char *name, const struct layer *l, enum layer_tensor w,
                     enum layer_tensor bias, const struct act *in, struct act *out)
 {
@@ -52,51 +69,65 @@ static void project(struct pass *p, const char *name, const struct layer *l, enu
 	stage(p, name, out, layer_tensors[w].out);
 }
 
-/* m->act.h (the normalised input) -> m->act.h; false: nothing after the store is
- * wanted of this batch. */
-static bool attention(struct pass *p, const struct layer *l, bool last)
+static void clamp(struct pass *p, struct act *x)
+{
+	if (p->m->h.qkv_clamp > 0)
+		p->ops->clamp(p->b, p->m->h.qkv_clamp, x);
+}
+
+static void head_norm(struct pass *p, const char *name, const struct layer *l, enum layer_tensor shared,
+                      enum layer_tensor each, enum layer_tensor whole, enum dim width, struct act *x)
+{
+	const struct weight *w = l->w[shared] ? l->w[shared] : l->w[each] ? l->w[each] : l->w[whole];
+
+	if (w)
+		norm(p, name, w, NULL, w == l->w[whole] ? width : DIM_HEAD, x, x, width);
+}
+
+/* in (a block's input) -> m->act.h; false: nothing after the store is wanted of this
+ * batch. */
+static bool attention(struct pass *p, const struct layer *l, const struct act *in, bool last)
 {
 	struct model *m = p->m;
 	const struct acts *x = &m->act;
 	const struct attend a = {
-		.layer = p->layer, .n_head = m->h.n_head, .scale = m->h.attn_scale,
-		.softcap = m->h.attn_softcap, .rope = l->rope,
+		.layer = p->layer, .n_head = m->h.n_head, .scale = m->h.attn_scale, .softcap = m->h.attn_softcap,
+		.alibi = m->alibi, .rope = l->rope, .sink = l->w[L_ATTN_SINKS],
 	};
 
-	project(p, "Qcur", l, L_ATTN_Q, L_ATTN_Q_B, x->h, x->q);
-	project(p, "Kcur", l, L_ATTN_K, L_ATTN_K_B, x->h, x->k);
-	project(p, "Vcur", l, L_ATTN_V, L_ATTN_V_B, x->h, x->v);
-	if (m->arch->qk_norm) {
-		norm(p, "Qcur_normed", l->w[L_ATTN_Q_NORM], NULL, DIM_HEAD, x->q, x->q, DIM_Q);
-		norm(p, "Kcur_normed", l->w[L_ATTN_K_NORM], NULL, DIM_HEAD, x->k, x->k, DIM_KV);
-	}
+	project(p, "Qcur", l, L_ATTN_Q, L_ATTN_Q_B, in, x->q);
+	project(p, "Kcur", l, L_ATTN_K, L_ATTN_K_B, in, x->k);
+	project(p, "Vcur", l, L_ATTN_V, L_ATTN_V_B, in, x->v);
+	clamp(p, x->q);
+	clamp(p, x->k);
+	clamp(p, x->v);
+	head_norm(p, "Qcur_normed", l, L_ATTN_Q_NORM, L_ATTN_Q_NORM_EACH, L_ATTN_Q_NORM_WHOLE, DIM_Q, x->q);
+	head_norm(p, "Kcur_normed", l, L_ATTN_K_NORM, L_ATTN_K_NORM_EACH, L_ATTN_K_NORM_WHOLE, DIM_KV, x->k);
 	p->ops->store(p->b, p->layer, l->rope, x->k, x->v);
 	if (last && p->batch->n_output == 0)
 		return false;
 	p->ops->attend(p->b, &a, x->q, x->a);
 	stage(p, "kqv_out", x->a, DIM_Q);
 	project(p, "attn_out", l, L_ATTN_OUT, L_ATTN_OUT_B, x->a, x->h);
-	if (m->arch->post_norm)
-		norm(p, "attn_post_norm", l->w[L_ATTN_POST_NORM], NULL, DIM_EMBD, x->h, x->h, DIM_EMBD);
+	post_norm(p, "attn_post_norm", l, L_ATTN_POST_NORM, x->h);
 	return true;
 }
 
-/* x (normalised) -> x */
-static void feed_forward(struct pass *p, const struct layer *l, struct act *x)
+/* in (a block's input) -> out, which may be in */
+static void feed_forward(struct pass *p, const struct layer *l, const struct act *in, struct act *out)
 {
 	struct model *m = p->m;
 
-	project(p, "ffn_up", l, L_FFN_UP, L_FFN_UP_B, x, m->act.up);
+	project(p, "ffn_up", l, L_FFN_UP, L_FFN_UP_B, in, m->act.up);
 	if (l->w[L_FFN_GATE]) {
-		p->ops->matmul(p->b, l->w[L_FFN_GATE], NULL, x, m->act.gate);
+		p->ops->matmul(p->b, l->w[L_FFN_GATE], NULL, in, m->act.gate);
 		stage(p, "ffn_gate", m->act.gate, DIM_FF);
 		p->ops->glu(p->b, m->arch->glu, m->act.gate, m->act.up, m->act.up);
 	} else {
 		p->ops->glu(p->b, m->arch->glu, m->act.up, NULL, m->act.up);
 	}
-	project(p, "ffn_out", l, L_FFN_DOWN, L_FFN_DOWN_B, m->act.up, x);
-	if (m->arch->post_norm)
-		norm(p, "ffn_post_norm", l->w[L_FFN_POST_NORM], NULL, DIM_EMBD, x, x, DIM_EMBD);
+	project(p, "ffn_out", l, L_FFN_DOWN, L_FFN_DOWN_B, m->act.up, out);
+	post_norm(p, "ffn_post_norm", l, L_FFN_POST_NORM, out);
 }
 
 /* From here on the batch has only the rows whose logits are wanted. */
@@ -112,23 +143,23 @@ static bool layer_run(struct pass *p, bool last)
 	struct model *m = p->m;
 	const struct layer *l = &m->layers[p->layer];
 	const struct acts *x = &m->act;
-	struct act *f = m->arch->parallel ? x->f : x->h;
+	const enum layer_tensor attn = l->w[L_ATTN_NORM_2] ? L_ATTN_NORM_2 : L_ATTN_NORM;
+	const enum layer_tensor ffn = l->w[L_FFN_NORM] || !m->h.parallel ? L_FFN_NORM : L_ATTN_NORM;
+	struct act *in = NULL;
 
-	norm(p, "attn_norm", l->w[L_ATTN_NORM], l->w[L_ATTN_NORM_B], DIM_EMBD, x->x, x->h, DIM_EMBD);
-	if (m->arch->parallel)     /* ffn beside attention: from the layer's input, too */
-		norm(p, "ffn_norm", l->w[L_FFN_NORM] ? l->w[L_FFN_NORM] : l->w[L_ATTN_NORM],
-		     l->w[L_FFN_NORM] ? l->w[L_FFN_NORM_B] : l->w[L_ATTN_NORM_B], DIM_EMBD, x->x, f, DIM_EMBD);
-	if (!attention(p, l, last))
+	if (m->h.parallel)         /* ffn beside attention: from the layer's input, too */
+		in = block_input(p, "ffn_norm", l, ffn, x->x, x->f);
+	if (!attention(p, l, block_input(p, "attn_norm", l, attn, x->x, x->h), last))
 		return false;
 	p->ops->add(p->b, x->x, x->h, x->x);
-	if (last && !m->arch->parallel)
+	if (last && !m->h.parallel)
 		outputs_only(p, x->x);
 	stage(p, "ffn_inp", x->x, DIM_EMBD);
-	if (!m->arch->parallel)
-		norm(p, "ffn_norm", l->w[L_FFN_NORM], l->w[L_FFN_NORM_B], DIM_EMBD, x->x, f, DIM_EMBD);
-	feed_forward(p, l, f);
-	p->ops->add(p->b, x->x, f, x->x);
-	if (last && m->arch->parallel)
+	if (!m->h.parallel)
+		in = block_input(p, "ffn_norm", l, ffn, x->x, x->f);
+	feed_forward(p, l, in, x->f);
+	p->ops->add(p->b, x->x, x->f, x->x);
+	if (last && m->h.parallel)
 		outputs_only(p, x->x);
 	stage(p, "l_out", x->x, DIM_EMBD);
 	return true;
@@ -146,7 +177,7 @@ static void run(struct pass *p, float *logits)
 		if (!layer_run(p, p->layer + 1 == m->h.n_layer))
 			return;
 	norm(p, "result_norm", m->w[T_OUTPUT_NORM], m->w[T_OUTPUT_NORM_B], DIM_EMBD, x->x, x->h, DIM_EMBD);
-	p->ops->matmul(p->b, head, NULL, x->h, x->logits);
+	p->ops->matmul(p->b, head, m->w[T_OUTPUT_B], x->h, x->logits);
 	if (m->h.output_softcap > 0)
 		p->ops->softcap(p->b, m->h.output_softcap, x->logits);
 	stage(p, "result_output", x->logits, DIM_VOCAB);

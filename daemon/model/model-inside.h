@@ -10,7 +10,7 @@
 
 struct layer {
 	struct weight *w[N_LAYER_TENSOR];      /* NULL: not in this model */
-	const struct rope *rope;
+	const struct rope *rope;               /* NULL: this layer does not rotate */
 };
 
 /* Activations of one step, allocated once. */
@@ -36,6 +36,7 @@ struct model {
 	struct layer *layers;                  /* [n_layer] */
 	struct kv_layer *kv_layers;            /* [n_layer] */
 	struct rope rope[2];                   /* global, local; freq owned */
+	float *alibi;                          /* [n_head] slopes, NULL: none */
 	struct acts act;
 	struct model_info info;
 };

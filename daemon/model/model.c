@@ -32,39 +32,88 @@ static uint64_t phase(long double radians)
 	return scaled >= 18446744073709551616.0L ? 0 : (uint64_t)scaled;
 }
 
-/* factors: divisors of a Llama 3 file, F32 [n_rot / 2], or NULL. */
-static int rope_make(struct rope *r, const struct arch *arch, const struct hparams *h, double base, double factor,
-                     const struct gguf_tensor *factors, struct reason *why)
+/* How many dimensions' frequency YaRN has divided when a wave turns n times within
+ * the original context: the first it touches, or the last that it leaves alone. */
+static double yarn_dim(const struct rope_numbers *n, uint32_t n_rot, double turns)
 {
-	uint32_t i, n = h->n_rot / 2;
-	uint64_t *freq = calloc(n, sizeof *freq);
+	return n_rot * log(n->n_ctx_orig / (turns * 2 * 3.14159265358979323846)) / (2 * log(n->base));
+}
+
+/* The share of pair i that is stretched: 0 below the ramp, 1 above it. */
+static double yarn_share(const struct rope_numbers *n, const struct arch *arch, uint32_t n_rot, uint32_t i)
+{
+	double low = yarn_dim(n, n_rot, n->beta_fast), high = yarn_dim(n, n_rot, n->beta_slow), x;
+
+	if (!arch->yarn_ramp_between) {
+		low = floor(low);
+		high = ceil(high);
+	}
+	low = low > 0 ? low : 0;
+	high = high < n_rot - 1 ? high : n_rot - 1;
+	x = (i - low) / (high > low ? high - low : 0.001);
+	return x < 0 ? 0 : x > 1 ? 1 : x;
+}
+
+/* factors: divisors of the frequencies, F32 [n_rot / 2], or of NULL. */
+static int rope_make(struct rope *r, const struct arch *arch, const struct hparams *h, const struct rope_numbers *n,
+                     const struct part *factors, struct reason *why)
+{
+	uint32_t i, half = h->n_rot / 2;
+	uint64_t *freq = calloc(half, sizeof *freq);
 	float divisor = 1;
 
 	r->order = arch->rope;
 	r->n_rot = h->n_rot;
-	r->scale = 1;
+	r->scale = (float)n->scale;
 	r->freq = freq;
 	if (!freq)
 		return ERROR(-ENOMEM);
-	for (i = 0; i < n; i++) {
-		if (factors)
+	for (i = 0; i < half; i++) {
+		long double f = powl(n->base, -2.0L * i / h->n_rot);
+		double share = n->yarn ? yarn_share(n, arch, h->n_rot, i) : 1;
+
+		if (factors->of)
 			memcpy(&divisor, (const char *)factors->data + i * sizeof divisor, sizeof divisor);
 		if (!(divisor > 0 && divisor < 1e9f))
-			return refuse(why, "bad_model", "rope_freqs.weight holds %g", (double)divisor);
-		freq[i] = phase(powl(base, -2.0L * i / h->n_rot) / factor / divisor);
+			return refuse(why, "bad_model", "the frequencies' divisors hold %g", (double)divisor);
+		freq[i] = phase((f / n->factor * share + f * (1 - share)) / divisor);
 	}
 	return 0;
 }
 
-static int ropes_make(struct model *m, const struct plan *p, struct reason *why)
+static int ropes_make(struct model *m, const struct plan *p, uint32_t n_cache, struct reason *why)
 {
 	const struct hparams *h = &m->h;
-	const struct gguf_tensor *factors = p->model[T_ROPE_FREQS];
-	int rc = rope_make(&m->rope[0], m->arch, h, h->rope_base, h->rope_factor, factors, why);
+	const struct part *factors = &p->model[T_ROPE_FREQS];
+	int rc;
 
+	if (m->arch->rope == ROPE_NONE)
+		return 0;
+	if (p->model[T_ROPE_FACTORS_SHORT].of)         /* frozen at the cache's size */
+		factors = n_cache > h->rope.n_ctx_orig ? &p->model[T_ROPE_FACTORS_LONG] : &p->model[T_ROPE_FACTORS_SHORT];
+	rc = rope_make(&m->rope[0], m->arch, h, &h->rope, factors, why);
 	if (!rc)
-		rc = rope_make(&m->rope[1], m->arch, h, h->rope_base_local, h->rope_factor_local, factors, why);
+		rc = rope_make(&m->rope[1], m->arch, h, &h->rope_local, factors, why);
 	return rc;
+}
+
+/* Slopes of ALiBi: a geometric row over the largest power of two of heads, then
+ * every other one of a row twice as dense. */
+static int alibi_make(struct model *m)
+{
+	const double bias = (double)m->h.alibi_bias;
+	uint32_t h, n = 1;
+
+	if (!(bias > 0))
+		return 0;
+	while (n * 2 <= m->h.n_head)
+		n *= 2;
+	m->alibi = calloc(m->h.n_head, sizeof *m->alibi);
+	if (!m->alibi)
+		return ERROR(-ENOMEM);
+	for (h = 0; h < m->h.n_head; h++)
+		m->alibi[h] = (float)exp2(h < n ? -bias / n * (h + 1) : -bias / 2 / n * (2 * (h - n) + 1));
+	return 0;
 }
 
 /* ---- weights ---- */
@@ -74,18 +123,18 @@ struct load {
 	uint64_t done, total;
 };
 
-static int weight_load(struct load *load, const struct gguf_tensor *t, struct weight **out, struct reason *why)
+static int weight_load(struct load *load, const struct part *t, struct weight **out, struct reason *why)
 {
 	const struct model_params *p = load->params;
 	struct backend_why w = { "" };
 	char name[72];
 	int rc;
 
-	if (!t)
+	if (!t->of)
 		return 0;
-	rc = p->ops->weight_load(p->backend, t->type, t->ne[0], t->ne[1], t->data, out, &w);
+	rc = p->ops->weight_load(p->backend, t->of->type, t->n_in, t->n_out, t->data, out, &w);
 	if (rc) {
-		gguf_print(t->name, name, sizeof name);
+		gguf_print(t->of->name, name, sizeof name);
 		refuse(why, rc == -ENOMEM ? "memory" : "unsupported", "loading the tensor %s: %s", name, w.text);
 		return rc == -ENOTSUP ? REFUSED : ERROR(rc);
 	}
@@ -93,6 +142,15 @@ static int weight_load(struct load *load, const struct gguf_tensor *t, struct we
 	if (p->progress && p->progress(p->ctx, load->done, load->total))
 		return -ECANCELED;
 	return 0;
+}
+
+static const struct rope *rope_of(const struct model *m, uint32_t l)
+{
+	const uint32_t period = m->h.no_rope_period;
+
+	if (m->arch->rope == ROPE_NONE || (period && l % period == period - 1))
+		return NULL;
+	return &m->rope[hparams_local(&m->h, l) != 0];
 }
 
 static int weights_load(struct model *m, const struct plan *p, const struct model_params *params, struct reason *why)
@@ -107,15 +165,15 @@ static int weights_load(struct model *m, const struct plan *p, const struct mode
 		return ERROR(-ENOMEM);
 	for (i = 0; i < N_MODEL_TENSOR; i++) {
 		/* The divisors of the frequencies are ours, not the backend's. */
-		rc = i == T_ROPE_FREQS ? 0 : weight_load(&load, p->model[i], &m->w[i], why);
+		rc = i >= T_ROPE_FREQS ? 0 : weight_load(&load, &p->model[i], &m->w[i], why);
 		if (rc)
 			return rc;
 	}
 	for (l = 0; l < m->h.n_layer; l++) {
 		m->kv_layers[l] = (struct kv_layer){ m->h.n_head_kv, m->h.head_dim, hparams_local(&m->h, l) };
-		m->layers[l].rope = &m->rope[m->kv_layers[l].local != 0];
+		m->layers[l].rope = rope_of(m, l);
 		for (i = 0; i < N_LAYER_TENSOR; i++) {
-			rc = weight_load(&load, p->layers[l][i], &m->layers[l].w[i], why);
+			rc = weight_load(&load, &p->layers[l][i], &m->layers[l].w[i], why);
 			if (rc)
 				return rc;
 		}
@@ -221,7 +279,9 @@ int model_open(struct model **out, const char *path, const struct model_params *
 	m->h = plan.h;
 	rc = text_open(m, why);
 	if (!rc)
-		rc = ropes_make(m, &plan, why);
+		rc = ropes_make(m, &plan, params->n_cache, why);
+	if (!rc)
+		rc = alibi_make(m);
 	if (!rc)
 		rc = weights_load(m, &plan, params, why);
 	if (!rc)
@@ -245,6 +305,7 @@ void model_close(struct model *m)
 	weights_free(m);
 	free((void *)(uintptr_t)m->rope[0].freq);
 	free((void *)(uintptr_t)m->rope[1].freq);
+	free(m->alibi);
 	chat_free(m->chat);
 	tokenizer_close(m->tokenizer);
 	gguf_close(m->gguf);

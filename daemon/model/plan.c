@@ -38,28 +38,75 @@ const char *plan_format(uint32_t type, char buf[24])
 	return buf;
 }
 
-/* The tensor `name` in the place of row; *out NULL where it is absent and only may
- * be there. */
-static int slot_fill(const struct gguf *g, struct plan *p, const char *name, const struct tensor_row *row,
-                     bool needed, const struct gguf_tensor **out, struct reason *why)
+/* Whether t is what n_in x n_out says: a matrix, or a vector, perhaps in a stack. */
+static int tensor_check(const struct gguf_tensor *t, const char *name, uint64_t n_in, uint64_t n_out, bool vector,
+                        struct reason *why)
 {
-	const struct gguf_tensor *t = gguf_tensor(g, name);
-	uint64_t in = hparams_dim(&p->h, row->in), n_out = hparams_dim(&p->h, row->out);
 	char buf[24];
 
-	*out = t;
-	if (!t)
-		return needed ? refuse(why, "bad_model", "the tensor %s is missing", name) : 0;
-	if (t->ne[0] != in || t->ne[1] != n_out || t->ne[2] != 1 || t->ne[3] != 1)
+	if (t->ne[0] != n_in || t->ne[1] != n_out || t->ne[2] != 1 || t->ne[3] != 1)
 		return refuse(why, "bad_model", "the tensor %s has the shape %" PRIu64 " x %" PRIu64 " x %" PRIu64 " x %" PRIu64
-		              ", not %" PRIu64 " x %" PRIu64, name, t->ne[0], t->ne[1], t->ne[2], t->ne[3], in, n_out);
+		              ", not %" PRIu64 " x %" PRIu64, name, t->ne[0], t->ne[1], t->ne[2], t->ne[3], n_in, n_out);
 	if (t->n_byte == 0)
 		return refuse(why, "unsupported", "the tensor %s has the format %s", name, plan_format(t->type, buf));
-	if (row->out == DIM_ONE && t->type != QUANT_F32)
+	if (vector && t->type != QUANT_F32)
 		return refuse(why, "unsupported", "the tensor %s has the format %s; a vector is F32", name, plan_format(t->type, buf));
-	p->n_byte += t->n_byte;
-	p->n_param += in * n_out;
 	return 0;
+}
+
+/* The next n_out rows of t (of a vector: the next n_in values), *done bytes from
+ * its beginning. */
+static void part_take(struct plan *p, const struct gguf_tensor *t, const struct tensor_row *row, uint64_t *done, struct part *out)
+{
+	bool vector = tensor_is_vector(row);
+	uint64_t in = hparams_dim(&p->h, row->in), n_out = hparams_dim(&p->h, row->out);
+
+	out->of = t;
+	out->n_in = vector ? in * n_out : in;
+	out->n_out = vector ? 1 : n_out;
+	out->n_byte = vector ? out->n_in * sizeof(float) : t->n_byte / t->ne[1] * n_out;
+	out->data = (const char *)t->data + *done;
+	*done += out->n_byte;
+	p->n_byte += out->n_byte;
+	p->n_param += in * n_out;
+}
+
+/* The tensor `name` in the place of row; out->of NULL where it is absent and only
+ * may be there. */
+static int slot_fill(const struct gguf *g, struct plan *p, const char *name, const struct tensor_row *row,
+                     bool needed, struct part *out, struct reason *why)
+{
+	const struct gguf_tensor *t = gguf_tensor(g, name);
+	uint64_t done = 0;
+	int rc;
+
+	if (!t)
+		return needed ? refuse(why, "bad_model", "the tensor %s is missing", name) : 0;
+	rc = tensor_check(t, name, hparams_dim(&p->h, row->in), hparams_dim(&p->h, row->out), tensor_is_vector(row), why);
+	if (!rc)
+		part_take(p, t, row, &done, out);
+	return rc;
+}
+
+/* The tensor `name`, if it is there, in the places of its parts. */
+static int fused_fill(const struct gguf *g, struct plan *p, const char *name, const struct fused_row *f,
+                      struct part *parts, struct reason *why)
+{
+	const struct tensor_row *first = &layer_tensors[f->parts[0]];
+	const struct gguf_tensor *t = gguf_tensor(g, name);
+	bool vector = tensor_is_vector(first);
+	uint64_t n = 0, done = 0;
+	uint32_t i;
+	int rc;
+
+	if (!t)
+		return 0;
+	for (i = 0; i < f->n_part; i++)
+		n += hparams_dim(&p->h, vector ? layer_tensors[f->parts[i]].in : layer_tensors[f->parts[i]].out);
+	rc = tensor_check(t, name, vector ? n : hparams_dim(&p->h, first->in), vector ? 1 : n, vector, why);
+	for (i = 0; !rc && i < f->n_part; i++)
+		part_take(p, t, &layer_tensors[f->parts[i]], &done, &parts[f->parts[i]]);
+	return rc;
 }
 
 static int model_fill(struct plan *p, const struct gguf *g, size_t *n_used, struct reason *why)
@@ -73,25 +120,60 @@ static int model_fill(struct plan *p, const struct gguf *g, size_t *n_used, stru
 		rc = slot_fill(g, p, model_tensors[i].name, &model_tensors[i], p->arch->needs_model >> i & 1, &p->model[i], why);
 		if (rc)
 			return rc;
-		*n_used += p->model[i] != NULL;
+		*n_used += p->model[i].of != NULL;
 	}
+	if (!p->model[T_ROPE_FACTORS_SHORT].of != !p->model[T_ROPE_FACTORS_LONG].of)
+		return refuse(why, "bad_model", "of rope_factors_short.weight and rope_factors_long.weight one is missing");
 	return 0;
+}
+
+/* Which slots a layer must fill: a block after another one that has a norm of its
+ * own somewhere has it everywhere. */
+static uint64_t layer_needs(const struct plan *p)
+{
+	const uint64_t one = 1, norm = one << L_FFN_NORM;
+
+	return p->arch->needs_layer | (p->h.parallel ? 0 : p->arch->may_layer & norm);
+}
+
+static const char *usual_name(const struct arch *arch, uint32_t slot)
+{
+	uint32_t i, k;
+
+	for (i = 0; i < N_LAYER_FUSED; i++)
+		for (k = 0; arch->fused >> i & 1 && k < layer_fused[i].n_part; k++)
+			if (layer_fused[i].parts[k] == slot)
+				return layer_fused[i].name;
+	return layer_tensors[slot].name;
 }
 
 static int layer_fill(struct plan *p, const struct gguf *g, uint32_t l, size_t *n_used, struct reason *why)
 {
-	uint32_t i, all = p->arch->needs_layer | p->arch->may_layer;
+	const uint64_t needs = layer_needs(p), all = needs | p->arch->may_layer;
+	struct part *parts = p->layers[l];
 	char name[96];
+	uint32_t i;
 	int rc;
 
-	for (i = 0; i < N_LAYER_TENSOR; i++) {
-		if (!(all >> i & 1))
+	for (i = 0; i < N_LAYER_FUSED; i++) {
+		if (!(p->arch->fused >> i & 1))
 			continue;
-		snprintf(name, sizeof name, "blk.%" PRIu32 ".%s", l, layer_tensors[i].name);
-		rc = slot_fill(g, p, name, &layer_tensors[i], p->arch->needs_layer >> i & 1, &p->layers[l][i], why);
+		snprintf(name, sizeof name, "blk.%" PRIu32 ".%s", l, layer_fused[i].name);
+		rc = fused_fill(g, p, name, &layer_fused[i], parts, why);
 		if (rc)
 			return rc;
-		*n_used += p->layers[l][i] != NULL;
+		*n_used += parts[layer_fused[i].parts[0]].of != NULL;
+	}
+	for (i = 0; i < N_LAYER_TENSOR; i++) {
+		if (!(all >> i & 1) || parts[i].of)
+			continue;
+		snprintf(name, sizeof name, "blk.%" PRIu32 ".%s", l, layer_tensors[i].name);
+		if (needs >> i & 1 && !gguf_tensor(g, name))         /* missed by its usual name */
+			snprintf(name, sizeof name, "blk.%" PRIu32 ".%s", l, usual_name(p->arch, i));
+		rc = slot_fill(g, p, name, &layer_tensors[i], needs >> i & 1, &parts[i], why);
+		if (rc)
+			return rc;
+		*n_used += parts[i].of != NULL;
 	}
 	return 0;
 }
@@ -101,11 +183,11 @@ static bool taken(const struct plan *p, const struct gguf_tensor *t)
 	uint32_t l, i;
 
 	for (i = 0; i < N_MODEL_TENSOR; i++)
-		if (p->model[i] == t)
+		if (p->model[i].of == t)
 			return true;
 	for (l = 0; l < p->h.n_layer; l++)
 		for (i = 0; i < N_LAYER_TENSOR; i++)
-			if (p->layers[l][i] == t)
+			if (p->layers[l][i].of == t)
 				return true;
 	return false;
 }

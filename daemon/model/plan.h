@@ -8,11 +8,18 @@
 
 #include "daemon/model/arch.h"
 
+/* A tensor of the file, or some of its rows: what stands in one slot. */
+struct part {
+	const struct gguf_tensor *of;          /* NULL: not in this model */
+	uint64_t n_in, n_out, n_byte;          /* n_out 1: a vector */
+	const void *data;
+};
+
 struct plan {
 	const struct arch *arch;
 	struct hparams h;
-	const struct gguf_tensor *model[N_MODEL_TENSOR];           /* NULL: not in this model */
-	const struct gguf_tensor *(*layers)[N_LAYER_TENSOR];       /* [n_layer] */
+	struct part model[N_MODEL_TENSOR];
+	struct part (*layers)[N_LAYER_TENSOR];                     /* [n_layer] */
 	uint64_t n_byte, n_param;                                  /* of all of these */
 };
 

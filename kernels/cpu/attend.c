@@ -153,9 +153,25 @@ static void partials_init(struct partial *p, float *o, uint32_t dim_pad)
 		p[i] = (struct partial){ .o = o + i * dim_pad };
 }
 
-static void finish(const struct job *j, const struct tile *t, const struct partial *p)
+/* The head's learned logit joins the softmax last: e^(it - most) and no value. */
+static void add_sink(const struct job *j, struct partial *p, uint32_t head, float *zeros)
+{
+	const struct partial sink = { j->a->sink->vector[head], 1, true, zeros };
+
+	j->b->isa->merge(p, &sink, ROUND16(j->layer->head_dim));
+}
+
+/* zeros: [dim_pad] of room */
+static void finish(const struct job *j, const struct tile *t, struct partial *p, float *zeros)
 {
 	const uint32_t dim = j->layer->head_dim;
+
+	if (j->a->sink) {
+		memset(zeros, 0, ROUND16(dim) * sizeof *zeros);
+		for (uint32_t r = 0, i = 0; r < t->n_row; r++)
+			for (uint32_t h = 0; h < t->n_head; h++, i++)
+				add_sink(j, &p[i], t->head + h, zeros);
+	}
 
 	for (uint32_t r = 0, i = 0; r < t->n_row; r++)
 		for (uint32_t h = 0; h < t->n_head; h++, i++)
@@ -179,7 +195,7 @@ static void whole_tile(void *ctx, uint32_t item, unsigned worker)
 		for (uint32_t i = 0; i < t.n_row * t.n_head; i++)
 			j->b->isa->merge(&sum[i], &p[i], dim_pad);
 	}
-	finish(j, &t, sum);
+	finish(j, &t, sum, room->o + ATTEND_TILE * dim_pad);
 }
 
 /* ---- a tile's splits on several workers ---- */
@@ -233,7 +249,7 @@ static void merge_tile(void *ctx, uint32_t item, unsigned worker)
 			j->b->isa->merge(&sum[i], &p, dim_pad);
 		}
 	}
-	finish(j, &t, sum);
+	finish(j, &t, sum, j->b->scratch[worker].o + ATTEND_TILE * dim_pad);
 }
 
 static uint32_t most_splits(struct span s)
@@ -297,6 +313,7 @@ void cpu_attend(struct backend *b, const struct attend *a, const struct act *q, 
 	j.layer = &b->kv->layers[a->layer];
 	assert(a->n_head > 0 && a->n_head % j.layer->n_head_kv == 0);
 	assert(q->width == a->n_head * j.layer->head_dim && out->width == q->width);
+	assert(!a->sink || (a->sink->vector && a->sink->n_in == a->n_head));
 	assert(!a->rope || a->rope->order == ROPE_NONE || a->rope->n_rot <= j.layer->head_dim);
 	if (b->rc)
 		return;

@@ -303,5 +303,5 @@ const struct backend_ops backend_cpu = {
 	.begin = cpu_begin, .end = cpu_end,
 	.embed = cpu_embed, .norm = cpu_norm, .matmul = cpu_matmul, .store = cpu_store,
 	.attend = cpu_attend, .glu = cpu_glu, .add = cpu_add, .select = cpu_select,
-	.softcap = cpu_softcap, .read = cpu_read,
+	.softcap = cpu_softcap, .clamp = cpu_clamp, .read = cpu_read,
 };

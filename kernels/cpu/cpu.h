@@ -134,6 +134,7 @@ void cpu_glu(struct backend *b, enum glu_kind kind, const struct act *gate,
 void cpu_add(struct backend *b, const struct act *x, const struct act *y, struct act *out);
 void cpu_select(struct backend *b, const struct act *in, struct act *out);
 void cpu_softcap(struct backend *b, float cap, struct act *x);
+void cpu_clamp(struct backend *b, float most, struct act *x);
 void cpu_read(struct backend *b, const struct act *a, float *dst);
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * Operations that take rows one by one: embed, norm, gated activation, add,
- * select, softcap, read; and the acts they work on.
+ * select, softcap, clamp, read; and the acts they work on.
  *
  * Few rows are done by the caller: waking a worker costs more.
  */
@@ -116,10 +116,11 @@ static void norm_row(void *ctx, uint32_t row, unsigned worker)
 {
 	const struct op *o = ctx;
 	const struct norm *n = o->norm;
+	const bool each = n->weight && n->weight->n_in > n->width;       /* group has its own weights */
 
 	(void)worker;
 	for (uint32_t i = 0; i < o->out->width; i += n->width)
-		o->b->isa->norm(n, n->weight ? n->weight->vector : NULL, n->bias ? n->bias->vector : NULL,
+		o->b->isa->norm(n, n->weight ? n->weight->vector + (each ? i : 0) : NULL, n->bias ? n->bias->vector : NULL,
 		                o->x->x + row * o->x->stride + i, o->out->x + row * o->out->stride + i);
 }
 
@@ -133,7 +134,8 @@ void cpu_norm(struct backend *b, const struct norm *n, const struct act *in, str
 	struct op o = { .b = b, .norm = n, .x = in, .out = out };
 
 	assert(b->batch && in->width == out->width && n->width > 0 && out->width % n->width == 0);
-	assert(is_vector(n->weight, n->width) && is_vector(n->bias, n->width));
+	assert(is_vector(n->weight, n->width) || is_vector(n->weight, out->width));
+	assert(is_vector(n->bias, n->width));
 	if (b->rc)
 		return;
 	by_rows(&o, norm_row, false);
@@ -195,6 +197,27 @@ void cpu_softcap(struct backend *b, float cap, struct act *x)
 	if (b->rc)
 		return;
 	by_rows(&o, softcap_stretch, true);
+}
+
+static void clamp_stretch(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct op *o = ctx;
+	size_t n, at = stretch(o, item, &n);
+	float *x = o->out->x + at;
+
+	(void)worker;
+	for (size_t i = 0; i < n; i++)           /* a NaN stays one */
+		x[i] = x[i] > o->factor ? o->factor : x[i] < -o->factor ? -o->factor : x[i];
+}
+
+void cpu_clamp(struct backend *b, float most, struct act *x)
+{
+	struct op o = { .b = b, .factor = most, .out = x };
+
+	assert(b->batch && most > 0);
+	if (b->rc)
+		return;
+	by_rows(&o, clamp_stretch, true);
 }
 
 void cpu_select(struct backend *b, const struct act *in, struct act *out)

@@ -78,7 +78,7 @@ static void test_tiny_models_have_plans(void **state)
 	assert_string_equal(p.arch->name, "gemma3");
 	assert_int_equal(p.h.head_dim, 32);
 	assert_true(hparams_local(&p.h, 4) == 24 && hparams_local(&p.h, 5) == 0 && hparams_local(&p.h, 6) == 24);
-	assert_true(p.h.embd_scale == 8 && p.h.rope_base == 1e6 && p.h.rope_base_local == 1e4);
+	assert_true(p.h.embd_scale == 8 && p.h.rope.base == 1e6 && p.h.rope_local.base == 1e4);
 }
 
 static void test_impossible_numbers(void **state)
@@ -141,7 +141,7 @@ static void test_unknown_things(void **state)
 
 	(void)state;
 	/* behind the key: its type, the string's length, the string */
-	changed(&llama, "general.architecture", 12, "llamb", 5, "unsupported", "the architecture \"llamb\"; known are: llama, gemma3");
+	changed(&llama, "general.architecture", 12, "llamb", 5, "unsupported", "the architecture \"llamb\"; known are: llama, mpt, falcon");
 	changed(&llama, "blk.1.attn_k.weight", (size_t)-6, "wrongs", 6, "bad_model", "blk.1.attn_k.weight is missing");
 	/* behind the name: n_dim, two sizes, the format */
 	changed(&llama, "blk.2.ffn_up.weight", 20, &iq, 4, "unsupported", "blk.2.ffn_up.weight has the format IQ2_XXS");
@@ -187,8 +187,8 @@ static void test_unsupported_keys(void **state)
 	keys_begin(&m);
 	keys_end(&m, "bad_model", "token_embd.weight is missing");     /* the keys above are enough */
 	keys_begin(&m);
-	make_key_string(&m, "llama.rope.scaling.type", "yarn");
-	keys_end(&m, "unsupported", "rope scaling \"yarn\"");
+	make_key_string(&m, "llama.rope.scaling.type", "dynamic");
+	keys_end(&m, "unsupported", "rope scaling \"dynamic\"");
 	keys_begin(&m);
 	make_key_string(&m, "llama.rope.scaling.type", "linear");
 	make_key_f32(&m, "llama.rope.scaling.factor", 0);
