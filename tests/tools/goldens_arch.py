@@ -13,6 +13,7 @@ import torch
 import transformers as hf
 
 A = gguf.MODEL_ARCH
+MXFP4 = gguf.GGMLQuantizationType.MXFP4
 V = 320
 SIZE = dict(vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, pad_token_id=2)
@@ -137,6 +138,41 @@ def convert_stablelm(model, name, t):
         norms = getattr(model.model.layers[l].self_attn, which + '_layernorm').norms
         return [('blk.%d.attn_%s_norm.weight' % (l, which), torch.stack([x.weight.detach() for x in norms]))]
     return [] if 'layernorm.norms' in name else [(name, t)]
+
+
+def convert_experts(model, name, t):
+    """Gate and up lie one after the other in each expert; GGUF has a tensor of each for all experts."""
+    l = re.search(r'layers\.(\d+)', name)
+    if name.endswith('experts.gate_up_proj'):
+        return list(zip(('blk.%s.ffn_%s_exps.weight' % (l[1], k) for k in ('gate', 'up')), t.chunk(2, 1)))
+    if name.endswith('experts.down_proj'):
+        return [('blk.%s.ffn_down_exps.weight' % l[1], t)]
+    return convert_llama(model, name, t) if model.config.model_type == 'mixtral' else [(name, t)]
+
+
+def convert_oss(model, name, t):
+    """Here gate and up alternate, and matrices are stored inputs first; each expert has biases."""
+    l, part, kind = re.search(r'layers\.(\d+)', name), name.split('.')[-1], 'weight'
+    if part == 'sinks':
+        return [('blk.%s.attn_sinks.weight' % l[1], t)]
+    if not re.match('(gate_up|down)_proj(_bias)?$', part):
+        return [(name, t)]
+    if part.endswith('_bias'):
+        kind = 'bias'
+    else:
+        t = t.transpose(1, 2)
+    if part.startswith('down'):
+        return [('blk.%s.ffn_down_exps.%s' % (l[1], kind), t)]
+    return [('blk.%s.ffn_%s_exps.%s' % (l[1], k, kind), t[:, i::2]) for i, k in enumerate(('gate', 'up'))]
+
+
+def mend_oss(model):
+    """The experts' weights are what MXFP4 can say."""
+    for name, p in model.named_parameters():
+        if name.endswith(('experts.gate_up_proj', 'experts.down_proj')):
+            a = p.detach().transpose(1, 2).contiguous().numpy()
+            q = gguf.quants.dequantize(gguf.quants.quantize(a, MXFP4), MXFP4)
+            p.data.copy_(torch.from_numpy(q).transpose(1, 2))
 
 
 def nothing(model):
@@ -291,6 +327,29 @@ def keys_phi3(w, c):
         w.add_rope_scaling_attn_factors(p['attention_factor'])
 
 
+def keys_experts(w, c):
+    w.add_expert_count(getattr(c, 'num_local_experts', None) or c.num_experts)
+    w.add_expert_used_count(c.num_experts_per_tok)
+
+
+def keys_mixtral(w, c):
+    keys_llama(w, c)
+    keys_experts(w, c)
+
+
+def keys_qwen3moe(w, c):
+    keys_head_dim(w, c)
+    keys_experts(w, c)
+    w.add_expert_feed_forward_length(c.moe_intermediate_size)
+
+
+def keys_oss(w, c):
+    keys_head_dim(w, c)
+    keys_experts(w, c)
+    w.add_expert_feed_forward_length(c.intermediate_size)
+    w.add_sliding_window(c.sliding_window)
+
+
 # ---- the rows ----
 
 @dataclass
@@ -302,7 +361,9 @@ class Arch:
     rope: Callable = rope_plain        # (model, attention module, cache size)
     convert: Callable = as_is          # (model, name, tensor) -> [(name, tensor)]
     extra: Callable = nothing          # (model) -> [(GGUF name, tensor)]
-    mend: Callable = nothing           # (model): where transformers itself is in error
+    mend: Callable = nothing           # (model): after its weights are set
+    as_llama: Callable = None          # () -> the configuration that llama.cpp takes the file for, where it errs
+    mxfp4: bool = False                # experts' matrices
     alibi: bool = False
     local: bool = False                # sliding_window of a module means local layers
     llama: bool = True                 # llama.cpp implements it
@@ -327,6 +388,17 @@ def plain(cls, **k):
     return lambda: cls(**{**SIZE, 'rope_parameters': rope(), **k})
 
 
+def oss(truncate):
+    """YaRN's ramp of gpt-oss begins and ends between dimensions; llama.cpp rounds both outwards."""
+    return plain(hf.GptOssConfig, intermediate_size=64, num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, head_dim=32,
+                 sliding_window=24, rope_parameters=rope('yarn', 150000.0, factor=32.0, beta_fast=32.0, beta_slow=1.0,
+                                                         truncate=truncate, original_max_position_embeddings=128))()
+
+
+SLIM = dict(hidden_size=32, intermediate_size=32, num_attention_heads=1, num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=32,
+            sliding_window=24)
+GEMMA3_ROPE = dict(full_attention=rope('linear', 1e6, factor=8.0), sliding_attention=rope())
+
 ARCHS = {
     'llama': Arch(A.LLAMA, plain(hf.LlamaConfig, tie_word_embeddings=True, attention_bias=True), keys_llama,
                   convert=convert_llama, embd=0.3),
@@ -339,7 +411,8 @@ ARCHS = {
     'qwen2': Arch(A.QWEN2, plain(hf.Qwen2Config, rope_parameters=rope(theta=1e6))),
     'qwen3': Arch(A.QWEN3, plain(hf.Qwen3Config, rope_parameters=rope(theta=1e6), head_dim=32, tie_word_embeddings=True), keys_head_dim, embd=0.3),
     'mpt': Arch(A.MPT, lambda: hf.MptConfig(d_model=96, n_heads=6, n_layers=2, vocab_size=V, max_seq_len=1024,
-                attn_config=dict(clip_qkv=1.5, alibi_bias_max=6)), keys_mpt, fused_mpt, rope_none, mend=mend_mpt, alibi=True, embd=0.5, loud=3.0, limit=2e-2),
+                attn_config=dict(clip_qkv=1.5, alibi_bias_max=6)), keys_mpt, fused_mpt, rope_none, mend=mend_mpt, alibi=True,
+                embd=0.5, loud=3.0, limit=2e-2),
     'falcon7b': Arch(A.FALCON, lambda: hf.FalconConfig(vocab_size=V, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
                      multi_query=True, parallel_attn=True, bias=False, max_position_embeddings=1024, rope_parameters=rope()),
                      keys_falcon, fused_falcon, convert=convert_falcon, embd=0.5, loud=3.0, limit=2e-2),
@@ -362,9 +435,12 @@ ARCHS = {
                    final_logit_softcapping=4.0, num_hidden_layers=3), keys_gemma2, convert=convert_gemma, local=True, embd=0.3,
                    zero_norm=True, limit=1e-2),
     'gemma3': Arch(A.GEMMA3, lambda: hf.Gemma3TextConfig(**{**SIZE, 'num_hidden_layers': 7, 'num_key_value_heads': 1}, head_dim=16,
-                   query_pre_attn_scalar=16, sliding_window=24, rope_parameters=dict(
-                       full_attention=rope('linear', 1e6, factor=8.0), sliding_attention=rope())),
-                   keys_gemma3, convert=convert_gemma, local=True, embd=0.3, zero_norm=True, limit=1e-2),
+                   query_pre_attn_scalar=16, sliding_window=24, rope_parameters=GEMMA3_ROPE), keys_gemma3,
+                   convert=convert_gemma, local=True, embd=0.3, zero_norm=True, limit=1e-2),
+    'gemma2-27b': Arch(A.GEMMA2, plain(hf.Gemma2Config, **SLIM, num_hidden_layers=46, attn_logit_softcapping=50.0, final_logit_softcapping=30.0),
+                       keys_gemma2, convert=convert_gemma, local=True, embd=0.4, zero_norm=True, limit=2e-2),
+    'gemma3-27b': Arch(A.GEMMA3, lambda: hf.Gemma3TextConfig(**{**SIZE, **SLIM, 'num_hidden_layers': 62}, rope_parameters=GEMMA3_ROPE),
+                       keys_gemma3, convert=convert_gemma, local=True, embd=0.4, zero_norm=True, limit=2e-2),
     'phi3': Arch(A.PHI3, plain(hf.Phi3Config, rope_parameters=rope(partial_rotary_factor=0.75), sliding_window=None,
                  original_max_position_embeddings=1024), keys_phi3, fused_phi3),
     'phi3-long': Arch(A.PHI3, plain(hf.Phi3Config, original_max_position_embeddings=128, rope_parameters=rope('longrope', 10000.0,
@@ -374,4 +450,10 @@ ARCHS = {
     'olmo2': Arch(A.OLMO2, plain(hf.Olmo2Config)),
     'smollm3': Arch(A.SMOLLM3, plain(hf.SmolLM3Config, num_hidden_layers=4, rope_parameters=rope(theta=5e6)), keys_smollm3,
                     convert=convert_llama, embd=0.3),
+    'mixtral': Arch(A.LLAMA, plain(hf.MixtralConfig, intermediate_size=64, num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2,
+                    sliding_window=None), keys_mixtral, convert=convert_experts),
+    'qwen3moe': Arch(A.QWEN3MOE, plain(hf.Qwen3MoeConfig, moe_intermediate_size=32, num_hidden_layers=2, num_experts=8, num_experts_per_tok=3,
+                     head_dim=32, norm_topk_prob=True, rope_parameters=rope(theta=1e6)), keys_qwen3moe, convert=convert_experts),
+    'gpt-oss': Arch(A.GPT_OSS, lambda: oss(False), keys_oss, convert=convert_oss, mend=mend_oss, local=True, mxfp4=True,
+                    as_llama=lambda: oss(True)),
 }

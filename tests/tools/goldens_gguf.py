@@ -3,12 +3,15 @@
 The vocabulary is a real byte-level BPE (bytes, a few merges, three special tokens), so that any
 loader takes the file; its size is the model's vocab_size.
 """
+import re
+
 import gguf
 import torch
 
 from make_tiny import TEXT, byte_letters, pairs_learnt
 
 N_VOCAB = 320
+MXFP4 = gguf.GGMLQuantizationType.MXFP4
 
 
 def vocabulary(w):
@@ -53,7 +56,10 @@ def write(path, model, arch, name, full=False):
     vocabulary(w)
     for n, t in tensors(model, arch):
         a = t.float().contiguous().numpy()
-        if a.ndim > 1 and not full and 'norm' not in n:
+        if arch.mxfp4 and n.endswith('_exps.weight') and not full:
+            w.add_tensor(n, gguf.quants.quantize(a, MXFP4), raw_dtype=MXFP4)
+            continue
+        if a.ndim > 1 and not full and not re.search('norm|bias|gate_inp', n):
             assert (torch.from_numpy(a).half().float() == torch.from_numpy(a)).all(), n
             a = a.astype('float16')
         w.add_tensor(n, a)

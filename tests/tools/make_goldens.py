@@ -55,13 +55,13 @@ def randomise(model, arch, seed):
         p.data.copy_(x.half().float())
 
 
-def build(name):
+def build(name, as_llama=False):
     arch, seed = ARCHS[name], zlib.crc32(name.encode())
-    config = arch.config()
+    config = arch.as_llama() if as_llama else arch.config()
     config._attn_implementation = 'eager'
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation='eager', dtype=torch.float32).eval()
-    arch.mend(model)
     randomise(model, arch, seed)
+    arch.mend(model)
     g = torch.Generator().manual_seed(seed + 1)
     return model, arch, torch.randint(0, N_VOCAB, (N_TOKEN,), generator=g).tolist()
 
@@ -92,10 +92,11 @@ def make(name, folder, llama):
     print('%-15s %4d KB  nll %5.2f +- %4.2f  loop %.1e' % (name, os.path.getsize(path + '.gguf') // 1024, dense.mean(), dense.std(), loop), end='')
     ok = loop < 1e-4
     if llama and arch.llama:
+        theirs = dense_nll(build(name, True)[0], ids) if arch.as_llama else dense
         with tempfile.TemporaryDirectory() as t:
             write(t + '/full.gguf', model, arch, name, full=True)
             for file, limit in ((t + '/full.gguf', arch.limit), (path + '.gguf', 5e-2)):
-                d, why = ask_llama(llama, file, path + '.json', dense)
+                d, why = ask_llama(llama, file, path + '.json', theirs)
                 print('  llama.cpp', '%.1e' % d if d is not None else why, end='')
                 ok = ok and d is not None and d < limit
     print('' if ok else '   FAILED', flush=True)
