@@ -3,7 +3,7 @@
  *
  * The one hard idea: a model that people know by a name is a row of switches, and
  * an absent tensor is an absent operation, so a new one is new data.  A row says
- * what Hugging Face's transformers compute; tests/golden/arch.c holds it to that.
+ * what Hugging Face's transformers compute; tests/golden/archs.c holds it to that.
  *
  * It must not look at a file: hparams.c does.
  */

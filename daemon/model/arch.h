@@ -109,7 +109,7 @@ static inline bool tensor_is_vector(const struct tensor_row *row)
 struct rope_numbers {
 	double base, factor;       /* the factor divides positions */
 	bool yarn;                 /* it divides slow dimensions only */
-	double n_ctx_orig;         /* context before it was stretched; YaRN and longrope */
+	uint32_t n_ctx_orig;       /* context before it was stretched; YaRN and longrope */
 	double beta_fast, beta_slow, scale;    /* YaRN: turns within n_ctx_orig; scale of cos and sin */
 };
 

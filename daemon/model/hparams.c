@@ -141,9 +141,9 @@ static int yarn_read(struct reader *r, struct rope_numbers *n)
 	double attn = 1;
 
 	n->yarn = true;
-	n->n_ctx_orig = NAN;           /* must be there */
+	n->n_ctx_orig = 0;             /* must be there */
 	TRY(real_read(r, "rope.scaling.factor", 0.0, 1e6, &n->factor));
-	TRY(real_read(r, "rope.scaling.original_context_length", 0.0, 1e9, &n->n_ctx_orig));
+	TRY(count_read(r, "rope.scaling.original_context_length", 1u << 30, &n->n_ctx_orig));
 	TRY(real_read(r, "rope.scaling.yarn_beta_fast", 0.0, 1e6, &n->beta_fast));
 	TRY(real_read(r, "rope.scaling.yarn_beta_slow", 0.0, n->beta_fast, &n->beta_slow));
 	TRY(real_read(r, "rope.scaling.attn_factor", 0.0, 1e3, &attn));
@@ -164,7 +164,7 @@ static int scaling_read(struct reader *r, struct rope_numbers *n)
 		return yarn_read(r, n);
 	if (is(type, "none") || is(type, "longrope")) {
 		/* Of a file with two sets of divisors, which stand in tensors. */
-		TRY(real_read(r, "rope.scaling.original_context_length", 0.0, 1e9, &n->n_ctx_orig));
+		TRY(count_read(r, "rope.scaling.original_context_length", 1u << 30, &n->n_ctx_orig));
 		return real_read(r, "rope.scaling.attn_factor", 0.0, 1e3, &n->scale);
 	}
 	gguf_print(type, name, sizeof name);

@@ -167,7 +167,7 @@ const char *model_path(const char *variable, const char *file)
 bool rig_open(struct rig *r, const char *model, const struct rig_params *p)
 {
 	const struct backend_params bp = { .n_thread = p->n_thread, .n_row_max = p->n_chunk, .isa = p->isa };
-	struct model_params mp = { .ops = &backend_cpu };
+	struct model_params mp = { .ops = &backend_cpu, .n_cache = p->n_cache };
 	struct kv_shape shape = { .type = p->type, .n_chunk = p->n_chunk, .most = p->most, .n_slot = 1 };
 	struct backend_why bw = { "" };
 	struct reason why = { "", "" };

@@ -39,6 +39,7 @@ struct rig_params {
 	uint32_t n_chunk;
 	enum kv_type type;
 	struct window most;
+	uint32_t n_cache;          /* of struct model_params */
 };
 
 struct rig {
