@@ -2,6 +2,8 @@
  * What a model file must be, on the tiny models with one thing changed: each is
  * refused by the name of the key or the tensor.
  */
+#include <assert.h>
+#include <glob.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -230,12 +232,156 @@ static void test_truncated_at_every_tensor(void **state)
 	gguf_close(g);
 }
 
+/* ---- every architecture: its golden files, with one thing changed ---- */
+
+static struct file { struct make m; const char *arch; } files[64];
+static size_t n_files;
+
+/* The place behind a key or a tensor's name (its length stands before it); 0: absent. */
+static size_t behind(const struct make *m, const char *name)
+{
+	const uint64_t n = strlen(name);
+	uint8_t spelling[8 + 96], *p;
+
+	assert_true(n <= 96);
+	memcpy(spelling, &n, 8);
+	memcpy(spelling + 8, name, n);
+	p = memmem(m->data, m->n, spelling, 8 + n);
+	return p ? (size_t)(p - m->data) + 8 + n : 0;
+}
+
+/* Bytes overwritten: refused, and by which name; then mended.  shape: what no longer
+ * fits may be named instead. */
+static void hostile(struct make *m, size_t at, const void *p, size_t n, const char *text, bool shape)
+{
+	struct reason why = { "", "" };
+	uint8_t old[64];
+	bool named;
+
+	assert_true(at > 0 && n <= sizeof old);
+	memcpy(old, m->data + at, n);
+	memcpy(m->data + at, p, n);
+	assert_int_equal(plan(m, &why, NULL), REFUSED);
+	named = strstr(why.text, text) || (shape && (strstr(why.text, "the tensor ") || strstr(why.text, "does not divide")));
+	if (!named || (strcmp(why.name, "bad_model") && strcmp(why.name, "unsupported")))
+		fail_msg("\"%s: %s\" does not name %s", why.name, why.text, text);
+	memcpy(m->data + at, old, n);
+}
+
+/* What must not stand in a key, for those that a file has; f: in one of a float. */
+static void test_hostile_numbers(void **state)
+{
+	const float not_a_number = NAN, below = -1, endless = INFINITY, zero = 0;
+	const struct { const char *suffix; uint32_t u; const float *f; bool shape; } changes[] = {
+		{ "block_count", 0, NULL, false }, { "block_count", 1u << 31, NULL, false }, { "block_count", 900, NULL, false },
+		{ "embedding_length", 0, NULL, false }, { "embedding_length", 62, NULL, true }, { "embedding_length", 1u << 31, NULL, false },
+		{ "feed_forward_length", 0, NULL, false }, { "feed_forward_length", UINT32_MAX, NULL, false },
+		{ "feed_forward_length", 33, NULL, true },
+		{ "context_length", 0, NULL, false }, { "context_length", UINT32_MAX, NULL, false },
+		{ "attention.head_count", 0, NULL, false }, { "attention.head_count", 7, NULL, true }, { "attention.head_count", 1u << 31, NULL, false },
+		{ "attention.head_count_kv", 0, NULL, false }, { "attention.head_count_kv", 5, NULL, false },
+		{ "attention.key_length", 0, NULL, false }, { "attention.key_length", 1u << 31, NULL, false },
+		{ "attention.value_length", 1, NULL, false },
+		{ "attention.layer_norm_epsilon", 0, &not_a_number, false }, { "attention.layer_norm_epsilon", 0, &below, false },
+		{ "attention.layer_norm_rms_epsilon", 0, &not_a_number, false }, { "attention.layer_norm_rms_epsilon", 0, &endless, false },
+		{ "attention.clamp_kqv", 0, &not_a_number, false }, { "attention.clamp_kqv", 0, &below, false },
+		{ "attention.max_alibi_bias", 0, &not_a_number, false }, { "attention.max_alibi_bias", 0, &zero, false },
+		{ "attention.sliding_window", 1u << 31, NULL, false },
+		{ "attn_logit_softcapping", 0, &not_a_number, false }, { "final_logit_softcapping", 0, &below, false },
+		{ "rope.dimension_count", 0, NULL, false }, { "rope.dimension_count", 7, NULL, false }, { "rope.dimension_count", 4096, NULL, false },
+		{ "rope.freq_base", 0, &not_a_number, false }, { "rope.freq_base", 0, &zero, false },
+		{ "rope.scaling.factor", 0, &not_a_number, false }, { "rope.scaling.factor", 0, &zero, false },
+		{ "rope.scaling.original_context_length", 0, NULL, false }, { "rope.scaling.attn_factor", 0, &not_a_number, false },
+	};
+	size_t i, k, n, at;
+
+	(void)state;
+	for (i = 0; i < n_files; i++) {
+		for (k = n = 0; k < sizeof changes / sizeof *changes; k++) {
+			const uint32_t as_u32 = 4;
+			char key[96];
+
+			snprintf(key, sizeof key, "%s.%s", files[i].arch, changes[k].suffix);
+			at = behind(&files[i].m, key);
+			if (!at)
+				continue;
+			n++;
+			hostile(&files[i].m, at + 4, changes[k].f ? (const void *)changes[k].f : &changes[k].u, 4, key, changes[k].shape);
+			if (changes[k].f)
+				hostile(&files[i].m, at, &as_u32, 4, key, false);
+		}
+		assert_true(n >= 10);
+	}
+}
+
+/* Every tensor outside of the layers and of the first one: under another name, in
+ * half its width, and in a format that is none. */
+static void test_hostile_tensors(void **state)
+{
+	const struct gguf_tensor *t;
+	struct reason why = { "", "" };
+	struct gguf *g;
+	size_t i, k, n, at;
+
+	(void)state;
+	for (i = 0; i < n_files; i++) {
+		assert_int_equal(make_open(&g, files[i].m.data, files[i].m.n, &why), 0);
+		for (k = n = 0; (t = gguf_tensor_at(g, k)); k++) {
+			const uint64_t half = t->ne[0] / 2;
+			const uint32_t format = 16;
+			char name[80];
+
+			gguf_print(t->name, name, sizeof name);
+			if (!strncmp(name, "blk.", 4) && strncmp(name, "blk.0.", 6))
+				continue;
+			n++;
+			at = behind(&files[i].m, name);
+			hostile(&files[i].m, at + 4, &half, 8, name, false);
+			hostile(&files[i].m, at + 4 + 8 * t->n_dim, &format, 4, name, false);
+			name[strlen(name) - 1] = '\0';          /* its beginning must be told, whether missing or surplus */
+			hostile(&files[i].m, at - 1, "~", 1, name, false);
+		}
+		assert_true(n >= 8);
+		gguf_close(g);
+	}
+}
+
+static void files_load(const char *top)
+{
+	const struct arch *a;
+	struct reason why = { "", "" };
+	char pattern[4096];
+	struct plan p;
+	glob_t found;
+	size_t i, k;
+
+	snprintf(pattern, sizeof pattern, "%s/tests/golden/arch/*.gguf", top ? top : ".");
+	assert(glob(pattern, 0, NULL, &found) == 0 && found.gl_pathc <= sizeof files / sizeof *files);
+	for (i = 0; i < found.gl_pathc; i++) {
+		make_load(&files[n_files].m, found.gl_pathv[i]);
+		if (plan(&files[n_files].m, &why, &p)) {
+			fprintf(stderr, "%s: %s: %s\n", found.gl_pathv[i], why.name, why.text);
+			assert(strcmp(why.name, "unsupported") == 0);
+			make_free(&files[n_files].m);
+			continue;
+		}
+		files[n_files++].arch = p.arch->name;
+	}
+	globfree(&found);
+	for (i = 0; (a = arch_at(i)); i++) {
+		for (k = 0; k < n_files && files[k].arch != a->name; k++)
+			;
+		assert(k < n_files);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_tiny_models_have_plans), cmocka_unit_test(test_impossible_numbers),
 		cmocka_unit_test(test_missing_keys), cmocka_unit_test(test_ill_typed_keys),
 		cmocka_unit_test(test_unknown_things), cmocka_unit_test(test_wrong_shapes),
+		cmocka_unit_test(test_hostile_numbers), cmocka_unit_test(test_hostile_tensors),
 		cmocka_unit_test(test_unsupported_keys), cmocka_unit_test(test_truncated_at_every_tensor),
 	};
 	const char *top = getenv("srcdir");
@@ -246,8 +392,11 @@ int main(void)
 	make_load(&llama, path);
 	snprintf(path, sizeof path, "%s/tests/data/tiny-gemma3.gguf", top ? top : ".");
 	make_load(&gemma, path);
+	files_load(top);
 	rc = cmocka_run_group_tests(tests, NULL, NULL);
 	make_free(&llama);
 	make_free(&gemma);
+	while (n_files)
+		make_free(&files[--n_files].m);
 	return rc;
 }
