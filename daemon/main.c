@@ -109,6 +109,7 @@ static int start_engine(struct engine **out, const struct options *o, struct sto
 		.isa = strcmp(o->isa, "auto") == 0 ? NULL : o->isa,
 		.n_slot = o->slots,
 		.n_chunk = o->chunk,
+		.sink_token = o->sink_token,
 		.window = { .n_sink = o->sinks, .n_recent = o->window },
 		.settings = settings_of(o),
 		.caps = { .sessions = o->max_sessions, .queued_bytes = o->max_queued_bytes,

@@ -12,7 +12,7 @@
 #include "daemon/base/error.h"
 
 struct options {
-	char *config, *model, *socket, *state, *backend, *isa, *log_level;
+	char *config, *model, *socket, *state, *backend, *isa, *log_level, *sink_token;
 	uint32_t threads, slots, chunk;
 	uint32_t sinks, window;
 	float temperature, top_p, min_p, repeat_penalty;

@@ -43,7 +43,7 @@ struct vocab {
 	size_t slot_mask, seen_mask;
 	size_t n_text_max;
 	int32_t byte[256];             /* token of a byte, -1: none */
-	int32_t bos, eos, unk;
+	int32_t bos, eos, unk, sink;
 	bool add_bos, add_space_prefix;
 	bool strip_after_special;      /* phi-3: white space behind a special token is eaten */
 	struct special_set special[2]; /* user-defined ones; all */

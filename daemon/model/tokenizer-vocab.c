@@ -259,6 +259,8 @@ static int ids_read(struct vocab *v, const struct gguf *g, struct reason *why)
 	if (!rc)
 		rc = id_read(v, g, "tokenizer.ggml.unknown_token_id", llama ? 0 : -1, &v->unk, why);
 	if (!rc)
+		rc = id_read(v, g, "tokenizer.ggml.sink_token_id", -1, &v->sink, why);
+	if (!rc)
 		rc = id_read(v, g, "tokenizer.ggml.eot_token_id", -1, &end[1], why);
 	if (!rc)
 		rc = id_read(v, g, "tokenizer.ggml.eom_token_id", -1, &end[2], why);

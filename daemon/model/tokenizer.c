@@ -280,6 +280,11 @@ int32_t tokenizer_eos(const struct tokenizer *t)
 	return t->v.eos;
 }
 
+int32_t tokenizer_sink(const struct tokenizer *t)
+{
+	return t->v.sink;
+}
+
 bool tokenizer_add_bos(const struct tokenizer *t)
 {
 	return t->v.add_bos;

@@ -52,6 +52,10 @@ struct gguf_str tokenizer_piece(const struct tokenizer *t, int32_t id, bool spec
 
 size_t tokenizer_n_vocab(const struct tokenizer *t);
 int32_t tokenizer_bos(const struct tokenizer *t);      /* -1: none */
+/* The learned sink token of a model that was trained with one (the paper's second
+ * proposal; key tokenizer.ggml.sink_token_id): what every timeline begins with,
+ * before BOS.  -1: none. */
+int32_t tokenizer_sink(const struct tokenizer *t);
 bool tokenizer_add_bos(const struct tokenizer *t);     /* once, at the start of a timeline */
 int32_t tokenizer_eos(const struct tokenizer *t);      /* -1: none */
 /* A control or user-defined token: one that is never made by merging. */

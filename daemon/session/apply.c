@@ -19,17 +19,27 @@ size_t apply_cut(const char *text, size_t n)
 	return n > SLICE_BYTES ? tokenizer_cut(text, n, SLICE_BYTES) : n;
 }
 
+/* What a timeline begins with. */
+void apply_start(const struct engine *e, bool bos, struct chat_state *s, struct ids *out)
+{
+	int32_t start[2] = { e->sink_token, bos ? tokenizer_bos(e->tokenizer) : -1 };
+	size_t i;
+
+	for (i = 0; i < 2; i++)
+		if (start[i] >= 0) {
+			ids_push(out, start[i]);
+			chat_tokens(e->tokenizer, s, &start[i], 1);
+		}
+}
+
 int apply_text(const struct engine *e, const struct chat_format *f, struct chat_state *s,
                bool at_start, bool enter, enum role role, const char *text, size_t n, struct ids *out)
 {
 	const struct tokenizer *tk = e->tokenizer;
-	int32_t bos = tokenizer_bos(tk);
 	int rc;
 
-	if (at_start && tokenizer_add_bos(tk) && bos >= 0) {
-		ids_push(out, bos);
-		chat_tokens(tk, s, &bos, 1);
-	}
+	if (at_start)
+		apply_start(e, tokenizer_add_bos(tk), s, out);
 	if (enter && f != NULL) {
 		rc = chat_enter(f, tk, s, role, out, NULL);
 		if (rc != 0)
@@ -66,6 +76,11 @@ static char *spell(const struct tokenizer *tk, const int32_t *ids, size_t n, siz
 	return s;
 }
 
+static bool begins(const struct engine *e, int32_t id)
+{
+	return id == (e->sink_token >= 0 ? e->sink_token : tokenizer_bos(e->tokenizer));
+}
+
 /* The next slice of an order of token ids. */
 static int slice_ids(struct timeline *t, bool *last)
 {
@@ -82,9 +97,8 @@ static int slice_ids(struct timeline *t, bool *last)
 	if (n > SLICE_IDS)
 		n = SLICE_IDS;
 	memcpy(given, from, n * sizeof *given);
-	/* A BOS that was given is the BOS. */
-	rc = apply_text(e, t->chat, &t->row.chat,
-	                t->n_token == 0 && given[0] != tokenizer_bos(e->tokenizer), begin,
+	/* A beginning that was given is the beginning. */
+	rc = apply_text(e, t->chat, &t->row.chat, t->n_token == 0 && !begins(e, given[0]), begin,
 	                (enum role)o->role, NULL, 0, &ids);
 	if (rc != 0)
 		return rc;

@@ -146,7 +146,7 @@ enum engine_phase { PHASE_LOADING, PHASE_READY, PHASE_FAILED, PHASE_STOPPING };
 
 struct engine {
 	struct engine_params p;
-	char *model_path, *backend_name, *isa;
+	char *model_path, *backend_name, *isa, *sink_name;
 	pthread_t thread;
 	struct mailbox *mail;
 	struct letter stop;
@@ -161,6 +161,7 @@ struct engine {
 	struct backend *backend;
 	struct model *model;
 	const struct tokenizer *tokenizer;
+	int32_t sink_token;        /* -1: none */
 	struct slab *slab;
 	struct kv *kv;
 	struct kv_shape shape;
@@ -244,6 +245,8 @@ bool waiters_any(const struct timeline *t, uint64_t order);
 
 /* ---- apply.c: an order becomes tokens ---- */
 bool apply_turn(struct timeline *t);           /* a slice; true: something was done */
+/* What every timeline begins with: the sink token, BOS. */
+void apply_start(const struct engine *e, bool bos, struct chat_state *s, struct ids *out);
 /* What text of role adds to a timeline: BOS at its start, the template, the text. */
 int apply_text(const struct engine *e, const struct chat_format *f, struct chat_state *s,
                bool at_start, bool enter, enum role role, const char *text, size_t n, struct ids *out);

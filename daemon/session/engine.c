@@ -275,6 +275,27 @@ static int open_slots(struct engine *e, struct reason *why)
 	return sampler_new(&e->sampler, m->n_vocab);
 }
 
+/* The sink token: as the configuration names it, by spelling or by number, or as
+ * the model does. */
+static int find_sink(struct engine *e, struct reason *why)
+{
+	const char *name = e->sink_name;
+	unsigned long id;
+	char *end;
+
+	e->sink_token = tokenizer_sink(e->tokenizer);
+	if (name == NULL || name[0] == '\0')
+		return 0;
+	e->sink_token = tokenizer_find(e->tokenizer, name);
+	if (e->sink_token >= 0)
+		return 0;
+	id = strtoul(name, &end, 10);
+	if (*end != '\0' || id >= tokenizer_n_vocab(e->tokenizer))
+		return refuse(why, "bad_config", "sink-token %.80s: the model has no such token", name);
+	e->sink_token = (int32_t)id;
+	return 0;
+}
+
 static int load(struct engine *e, struct reason *why)
 {
 	struct backend_params bp = { .n_thread = e->p.n_thread, .n_row_max = e->n_row_max, .isa = e->isa };
@@ -300,6 +321,9 @@ static int load(struct engine *e, struct reason *why)
 	if (rc != 0)
 		return rc;
 	e->tokenizer = model_tokenizer(e->model);
+	rc = find_sink(e, why);
+	if (rc != 0)
+		return rc;
 	rc = open_slots(e, why);
 	if (rc != 0)
 		return rc;
@@ -476,6 +500,7 @@ static void engine_free(struct engine *e)
 	free(e->model_path);
 	free(e->backend_name);
 	free(e->isa);
+	free(e->sink_name);
 	free(e);
 }
 
@@ -499,6 +524,7 @@ int engine_start(struct engine **out, const struct engine_params *p, struct reas
 	e->model_path = strdup(p->model != NULL ? p->model : "");
 	e->backend_name = strdup(p->backend != NULL ? p->backend : "auto");
 	e->isa = p->isa != NULL ? strdup(p->isa) : NULL;
+	e->sink_name = p->sink_token != NULL ? strdup(p->sink_token) : NULL;
 	e->phase = PHASE_LOADING;
 	e->started = clock_ms();
 	e->waiting_last = &e->waiting;

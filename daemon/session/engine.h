@@ -34,6 +34,7 @@ struct engine_params {
 	uint32_t n_slot;           /* sessions whose caches are in memory at once */
 	uint32_t n_chunk;          /* longest prefill chunk */
 	double slot_seconds;       /* that a busy session keeps its slot while others wait; 0: 10 */
+	const char *sink_token;    /* spelling or id of a learned sink token; NULL: the model says */
 	struct window window;      /* of new sessions; n_recent 0: min(2000, n_ctx - 5) */
 	struct settings settings;  /* of new sessions */
 	struct engine_caps caps;

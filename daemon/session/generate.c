@@ -131,10 +131,8 @@ void generate_begin(struct timeline *t)
 	struct ids ids = { 0 };
 
 	/* There is nothing to go on from in an empty timeline: BOS, wanted or not. */
-	if (t->n_token == 0 && tokenizer_bos(tk) >= 0 && (t->chat == NULL || tokenizer_add_bos(tk))) {
-		ids_push(&ids, tokenizer_bos(tk));
-		chat_tokens(tk, &t->row.chat, ids.data, ids.n);
-	}
+	if (t->n_token == 0)
+		apply_start(t->engine, t->chat == NULL || tokenizer_add_bos(tk), &t->row.chat, &ids);
 	if (t->chat != NULL)
 		chat_enter(t->chat, tk, &t->row.chat, ROLE_ASSISTANT, &ids, NULL);
 	timeline_push(t, ids.data, ids.n);
