@@ -101,7 +101,11 @@ struct attend {
 	const struct weight *sink; /* [n_head] F32: a logit beside the keys', without a value; NULL: none */
 };
 
-enum glu_kind { GLU_SILU, GLU_GELU_TANH, GLU_GELU_ERF, GLU_RELU };
+enum glu_kind { GLU_SILU, GLU_GELU_TANH, GLU_GELU_ERF, GLU_RELU,
+                /* gate at most 7, up within 7: gate / (1 + e^(-1.702 gate)) * (up + 1) */
+                GLU_SWIGLU_CLAMPED };
+
+#define ROUTE_MOST 32u         /* experts that one row may use */
 
 /* ---- caches ---- */
 
@@ -185,6 +189,16 @@ struct backend_ops {
 	void (*softcap)(struct backend *b, float cap, struct act *x);
 	/* x = min(max(x, -most), most) */
 	void (*clamp)(struct backend *b, float most, struct act *x);
+	/* ---- experts: matrices stacked in one weight, of which a row uses n_used ----
+	 * Every current row chooses the n_used largest logits, the first of equal ones
+	 * first, and weighs them by a softmax over these alone. */
+	void (*route)(struct backend *b, uint32_t n_used, const struct act *logits);
+	/* matmul with the row's which-th expert; out->width rows of w (whole groups of 16)
+	 * and values of bias belong to one expert */
+	void (*matmul_routed)(struct backend *b, uint32_t which, const struct weight *w, const struct weight *bias,
+	                      const struct act *in, struct act *out);
+	/* out = x * weight of the row's which-th expert, added to what out is when which > 0 */
+	void (*add_routed)(struct backend *b, uint32_t which, const struct act *x, struct act *out);
 	/* Copies the current rows to the host: dst [rows][width of a]; completes
 	 * everything queued before it. */
 	void (*read)(struct backend *b, const struct act *a, float *dst);

@@ -103,6 +103,21 @@ static void unpack_q4_0(const void *src, struct quant_parts *o)
 	nibbles(p + 2, o->q, 8);
 }
 
+/* Four-bit floats: doubled, they are whole.  The scale is a power of two, of which a
+ * half holds those from 2^-24 to 2^15; weights of others would be nothing, or absurd. */
+static void unpack_mxfp4(const void *src, struct quant_parts *o)
+{
+	static const int8_t doubled[16] = { 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12 };
+	const uint8_t *p = src;
+	const int e = p[0] - 128;
+
+	/* halves: below 2^-14 they lose their leading one */
+	one_scale(o, e < -24 ? 0 : e < -14 ? (uint16_t)(1 << (e + 24)) : (uint16_t)(((e > 15 ? 15 : e) + 15) << 10), 0);
+	nibbles(p + 1, o->q, 0);
+	for (int i = 0; i < 32; i++)
+		o->q[i] = doubled[o->q[i]];
+}
+
 static void unpack_q4_1(const void *src, struct quant_parts *o)
 {
 	const uint8_t *p = src;
@@ -278,6 +293,7 @@ static void dequantize_bf16(const void *src, float *dst, size_t n)
 	X(q5_0, Q5_0, 32,   22, 32, 5, 0) \
 	X(q5_1, Q5_1, 32,   24, 32, 5, 1) \
 	X(q8_0, Q8_0, 32,   34, 32, 8, 0) \
+	X(mxfp4, MXFP4, 32, 17, 32, 5, 0) \
 	X(q2_k, Q2_K, 256,  84, 16, 2, 1) \
 	X(q3_k, Q3_K, 256, 110, 16, 3, 0) \
 	X(q4_k, Q4_K, 256, 144, 32, 4, 1) \

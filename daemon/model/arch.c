@@ -41,6 +41,8 @@ const struct fused_row layer_fused[N_LAYER_FUSED] = {
 #define QKV_B (L(ATTN_Q_B) | L(ATTN_K_B) | L(ATTN_V_B))
 #define FFN (L(FFN_UP) | L(FFN_DOWN))
 #define FFN_GATED (L(FFN_GATE) | FFN)
+#define EXPERTS (L(FFN_ROUTER) | L(FFN_GATE_EXPS) | L(FFN_UP_EXPS) | L(FFN_DOWN_EXPS))
+#define EXPERTS_B (L(FFN_ROUTER_B) | L(FFN_GATE_EXPS_B) | L(FFN_UP_EXPS_B) | L(FFN_DOWN_EXPS_B))
 #define RMS .norm = NORM_RMS, .eps_key = "attention.layer_norm_rms_epsilon"
 #define LAYER_NORM .norm = NORM_LAYER, .eps_key = "attention.layer_norm_epsilon"
 
@@ -65,6 +67,7 @@ static const struct arch archs[] = {
 		.may_model = T(OUTPUT) | T(ROPE_FREQS),
 		.needs_layer = L(ATTN_NORM) | ATTN | L(FFN_NORM) | FFN_GATED,
 		.may_layer = QKV_B | L(ATTN_OUT_B),
+		.needs_expert = EXPERTS,   /* Mixtral */
 		RMS,
 		.rope = ROPE_NORM,         /* rows of q and k are interleaved in a llama GGUF */
 		.glu = GLU_SILU,
@@ -143,6 +146,16 @@ static const struct arch archs[] = {
 		.glu = GLU_SILU,
 	},
 	{
+		.name = "qwen3moe",
+		.needs_model = T(TOKEN_EMBD) | T(OUTPUT_NORM),
+		.may_model = T(OUTPUT),
+		.needs_layer = L(ATTN_NORM) | ATTN | L(ATTN_Q_NORM) | L(ATTN_K_NORM) | L(FFN_NORM),
+		.needs_expert = EXPERTS,
+		RMS,
+		.rope = ROPE_NEOX,
+		.glu = GLU_SILU,
+	},
+	{
 		.name = "gemma2",
 		.needs_model = T(TOKEN_EMBD) | T(OUTPUT_NORM),
 		.may_model = T(OUTPUT),
@@ -200,6 +213,19 @@ static const struct arch archs[] = {
 		.glu = GLU_SILU,
 		.no_rope_period = 4,
 	},
+	{
+		.name = "gpt-oss",
+		.needs_model = T(TOKEN_EMBD) | T(OUTPUT_NORM),
+		.may_model = T(OUTPUT),
+		.needs_layer = L(ATTN_NORM) | ATTN | QKV_B | L(ATTN_OUT_B) | L(ATTN_SINKS) | L(FFN_NORM),
+		.needs_expert = EXPERTS | EXPERTS_B,
+		.fused = F(FFN_NORM_2),
+		RMS,
+		.rope = ROPE_NEOX,
+		.glu = GLU_SWIGLU_CLAMPED,
+		.local_period = 2,
+		.yarn_ramp_between = true,
+	},
 };
 
 #undef T
@@ -209,6 +235,8 @@ static const struct arch archs[] = {
 #undef QKV_B
 #undef FFN
 #undef FFN_GATED
+#undef EXPERTS
+#undef EXPERTS_B
 #undef RMS
 #undef LAYER_NORM
 

@@ -19,7 +19,8 @@
 /* ---- tensors: X(symbol, "name", inputs, outputs); an output of ONE: a vector ---- */
 
 enum dim { DIM_ONE, DIM_EMBD, DIM_FF, DIM_Q /* n_head * head_dim */, DIM_KV /* n_head_kv * head_dim */,
-           DIM_HEAD, DIM_N_HEAD, DIM_N_HEAD_KV, DIM_VOCAB, DIM_ROT_HALF, N_DIM };
+           DIM_HEAD, DIM_N_HEAD, DIM_N_HEAD_KV, DIM_VOCAB, DIM_ROT_HALF,
+           DIM_EXPERT, DIM_EXPERT_VECTORS, DIM_FF_EXPERT, DIM_EMBD_STACK /* of every expert, one behind the other */, DIM_FF_STACK, N_DIM };
 
 #define MODEL_TENSORS(X) \
 	X(TOKEN_EMBD,         "token_embd.weight",         EMBD, VOCAB) \
@@ -61,14 +62,23 @@ enum dim { DIM_ONE, DIM_EMBD, DIM_FF, DIM_Q /* n_head * head_dim */, DIM_KV /* n
 	X(FFN_UP_B,          "ffn_up.bias",                FF,   ONE) \
 	X(FFN_DOWN,          "ffn_down.weight",            FF,   EMBD) \
 	X(FFN_DOWN_B,        "ffn_down.bias",              EMBD, ONE) \
-	X(FFN_POST_NORM,     "post_ffw_norm.weight",       EMBD, ONE)
+	X(FFN_POST_NORM,     "post_ffw_norm.weight",       EMBD, ONE) \
+	X(FFN_ROUTER,        "ffn_gate_inp.weight",        EMBD, EXPERT) \
+	X(FFN_ROUTER_B,      "ffn_gate_inp.bias",          EXPERT, ONE) \
+	X(FFN_GATE_EXPS,     "ffn_gate_exps.weight",       EMBD, FF_STACK) \
+	X(FFN_GATE_EXPS_B,   "ffn_gate_exps.bias",         FF_EXPERT, EXPERT_VECTORS) \
+	X(FFN_UP_EXPS,       "ffn_up_exps.weight",         EMBD, FF_STACK) \
+	X(FFN_UP_EXPS_B,     "ffn_up_exps.bias",           FF_EXPERT, EXPERT_VECTORS) \
+	X(FFN_DOWN_EXPS,     "ffn_down_exps.weight",       FF_EXPERT, EMBD_STACK) \
+	X(FFN_DOWN_EXPS_B,   "ffn_down_exps.bias",         EMBD, EXPERT_VECTORS)
 
 /* Tensors of a file that are several of these, one behind the other.
  * X(symbol, "name", its parts) */
 #define LAYER_FUSED(X) \
 	X(ATTN_QKV,    "attn_qkv.weight", L_ATTN_Q, L_ATTN_K, L_ATTN_V) \
 	X(ATTN_QKV_B,  "attn_qkv.bias",   L_ATTN_Q_B, L_ATTN_K_B, L_ATTN_V_B) \
-	X(FFN_GATE_UP, "ffn_up.weight",   L_FFN_GATE, L_FFN_UP)
+	X(FFN_GATE_UP, "ffn_up.weight",   L_FFN_GATE, L_FFN_UP) \
+	X(FFN_NORM_2,  "post_attention_norm.weight", L_FFN_NORM)      /* after attention is before ffn */
 
 enum model_tensor {
 #define X(symbol, name, in, out) T_##symbol,
@@ -101,7 +111,8 @@ extern const struct fused_row layer_fused[N_LAYER_FUSED];
 /* A vector, or a stack of them that is one vector to a backend. */
 static inline bool tensor_is_vector(const struct tensor_row *row)
 {
-	return row->out == DIM_ONE || row->out == DIM_N_HEAD || row->out == DIM_N_HEAD_KV;
+	return row->out == DIM_ONE || row->out == DIM_N_HEAD || row->out == DIM_N_HEAD_KV ||
+	       row->out == DIM_EXPERT_VECTORS;
 }
 
 /* ---- numbers of one model ---- */
@@ -115,6 +126,7 @@ struct rope_numbers {
 
 struct hparams {
 	uint32_t n_layer, n_embd, n_ff, n_head, n_head_kv, head_dim, n_rot, n_ctx, n_vocab;
+	uint32_t n_expert, n_expert_used, n_ff_expert;   /* n_expert 0: one ffn */
 	float eps;
 	bool parallel;             /* ffn reads the layer's input, not attention's result */
 	float embd_scale;          /* of an embedding row; 1 */
@@ -141,6 +153,7 @@ struct arch {
 	const char *name;
 	uint32_t needs_model, may_model;       /* sets of 1 << enum model_tensor */
 	uint64_t needs_layer, may_layer;       /* sets of 1 << enum layer_tensor */
+	uint64_t needs_expert, may_expert;     /* instead of an ffn's three in a model with experts; 0: none */
 	uint32_t fused;                        /* set of 1 << enum layer_fused: it may have these instead */
 	enum norm_kind norm;
 	const char *eps_key;                   /* suffix */

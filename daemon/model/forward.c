@@ -113,21 +113,48 @@ static bool attention(struct pass *p, const struct layer *l, const struct act *i
 	return true;
 }
 
-/* in (a block's input) -> out, which may be in */
-static void feed_forward(struct pass *p, const struct layer *l, const struct act *in, struct act *out)
+/* in -> m->act.h; each row goes through the experts that the router chose for it. */
+static void experts(struct pass *p, const struct layer *l, const struct act *in)
 {
-	struct model *m = p->m;
+	const struct acts *x = &p->m->act;
+	uint32_t k;
 
-	project(p, "ffn_up", l, L_FFN_UP, L_FFN_UP_B, in, m->act.up);
-	if (l->w[L_FFN_GATE]) {
-		p->ops->matmul(p->b, l->w[L_FFN_GATE], NULL, in, m->act.gate);
-		stage(p, "ffn_gate", m->act.gate, DIM_FF);
-		p->ops->glu(p->b, m->arch->glu, m->act.gate, m->act.up, m->act.up);
-	} else {
-		p->ops->glu(p->b, m->arch->glu, m->act.up, NULL, m->act.up);
+	project(p, "ffn_moe_logits", l, L_FFN_ROUTER, L_FFN_ROUTER_B, in, x->router);
+	p->ops->route(p->b, p->m->h.n_expert_used, x->router);
+	for (k = 0; k < p->m->h.n_expert_used; k++) {
+		p->ops->matmul_routed(p->b, k, l->w[L_FFN_UP_EXPS], l->w[L_FFN_UP_EXPS_B], in, x->expert_up);
+		p->ops->matmul_routed(p->b, k, l->w[L_FFN_GATE_EXPS], l->w[L_FFN_GATE_EXPS_B], in, x->expert_gate);
+		p->ops->glu(p->b, p->m->arch->glu, x->expert_gate, x->expert_up, x->expert_up);
+		p->ops->matmul_routed(p->b, k, l->w[L_FFN_DOWN_EXPS], l->w[L_FFN_DOWN_EXPS_B], x->expert_up, x->expert_out);
+		p->ops->add_routed(p->b, k, x->expert_out, x->h);
 	}
-	project(p, "ffn_out", l, L_FFN_DOWN, L_FFN_DOWN_B, m->act.up, out);
-	post_norm(p, "ffn_post_norm", l, L_FFN_POST_NORM, out);
+}
+
+/* in -> m->act.h */
+static void mlp(struct pass *p, const struct layer *l, const struct act *in)
+{
+	const struct acts *x = &p->m->act;
+
+	project(p, "ffn_up", l, L_FFN_UP, L_FFN_UP_B, in, x->up);
+	if (l->w[L_FFN_GATE]) {
+		p->ops->matmul(p->b, l->w[L_FFN_GATE], NULL, in, x->gate);
+		stage(p, "ffn_gate", x->gate, DIM_FF);
+		p->ops->glu(p->b, p->m->arch->glu, x->gate, x->up, x->up);
+	} else {
+		p->ops->glu(p->b, p->m->arch->glu, x->up, NULL, x->up);
+	}
+	p->ops->matmul(p->b, l->w[L_FFN_DOWN], l->w[L_FFN_DOWN_B], x->up, x->h);
+}
+
+/* in (a block's input) -> m->act.h */
+static void feed_forward(struct pass *p, const struct layer *l, const struct act *in)
+{
+	if (l->w[L_FFN_ROUTER])
+		experts(p, l, in);
+	else
+		mlp(p, l, in);
+	stage(p, "ffn_out", p->m->act.h, DIM_EMBD);
+	post_norm(p, "ffn_post_norm", l, L_FFN_POST_NORM, p->m->act.h);
 }
 
 /* From here on the batch has only the rows whose logits are wanted. */
@@ -157,8 +184,8 @@ static bool layer_run(struct pass *p, bool last)
 	stage(p, "ffn_inp", x->x, DIM_EMBD);
 	if (!m->h.parallel)
 		in = block_input(p, "ffn_norm", l, ffn, x->x, x->f);
-	feed_forward(p, l, in, x->f);
-	p->ops->add(p->b, x->x, x->f, x->x);
+	feed_forward(p, l, in);
+	p->ops->add(p->b, x->x, x->h, x->x);
 	if (last && m->h.parallel)
 		outputs_only(p, x->x);
 	stage(p, "l_out", x->x, DIM_EMBD);

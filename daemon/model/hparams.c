@@ -27,6 +27,10 @@ uint32_t hparams_dim(const struct hparams *h, enum dim d)
 	case DIM_N_HEAD_KV: return h->n_head_kv;
 	case DIM_VOCAB: return h->n_vocab;
 	case DIM_ROT_HALF: return h->n_rot / 2;
+	case DIM_EXPERT: case DIM_EXPERT_VECTORS: return h->n_expert;
+	case DIM_FF_EXPERT: return h->n_ff_expert;
+	case DIM_EMBD_STACK: return h->n_embd * h->n_expert;
+	case DIM_FF_STACK: return h->n_ff_expert * h->n_expert;
 	default: return 1;
 	}
 }
@@ -212,7 +216,6 @@ static int extras_read(struct reader *r, struct hparams *h)
 {
 	const struct arch *a = r->arch;
 	double eps = NAN, attn_cap = a->attn_softcap, output_cap = a->output_softcap, clamp = 0, alibi = a->alibi_bias;
-	uint64_t n;
 
 	h->parallel = a->parallel;
 	TRY(real_read(r, a->eps_key, 0.0, 1.0, &eps));
@@ -229,8 +232,26 @@ static int extras_read(struct reader *r, struct hparams *h)
 	h->alibi_bias = (float)alibi;
 	h->attn_scale = 1.0f / sqrtf((float)h->head_dim);
 	h->embd_scale = a->embd_sqrt ? sqrtf((float)h->n_embd) : 1.0f;
-	if (gguf_u64(r->g, key(r, "expert_count"), &n) && n > 0)
-		return refuse(r->why, "unsupported", "a mixture of %" PRIu64 " experts", n);
+	return 0;
+}
+
+static int experts_read(struct reader *r, struct hparams *h)
+{
+	const bool must = !(r->arch->needs_layer >> L_FFN_UP & 1);
+	uint64_t n = 0;
+
+	if (!must && (!gguf_has(r->g, key(r, "expert_count")) || (gguf_u64(r->g, r->key, &n) && n == 0)))
+		return 0;
+	TRY(count_read(r, "expert_count", 1024, &h->n_expert));
+	if (!r->arch->needs_expert)
+		return refuse(r->why, "unsupported", "%s is %" PRIu32 "; %s has no experts here", r->key, h->n_expert, r->arch->name);
+	TRY(count_read(r, "expert_used_count", h->n_expert < ROUTE_MOST ? h->n_expert : ROUTE_MOST, &h->n_expert_used));
+	h->n_ff_expert = h->n_ff;
+	TRY(count_read(r, "expert_feed_forward_length", 1u << 20, &h->n_ff_expert));
+	if (h->n_ff_expert % 16)
+		return refuse(r->why, "unsupported", "%s is %" PRIu32 ", no multiple of 16", r->key, h->n_ff_expert);
+	if (h->n_embd % 16)
+		return refuse(r->why, "unsupported", "%s is %" PRIu32 ", no multiple of 16", key(r, "embedding_length"), h->n_embd);
 	return 0;
 }
 
@@ -269,6 +290,8 @@ int arch_read(const struct gguf *g, const struct arch **arch, struct hparams *h,
 		rc = local_read(&r, h);
 	if (!rc)
 		rc = extras_read(&r, h);
+	if (!rc)
+		rc = experts_read(&r, h);
 	if (!rc && r.arch->adjust)
 		r.arch->adjust(h);
 	*arch = r.arch;

@@ -16,11 +16,14 @@ struct layer {
 /* Activations of one step, allocated once. */
 struct acts {
 	struct act *x;                         /* [n_embd] the residual stream */
-	struct act *h;                         /* [n_embd] a normalised copy, or a block's result */
-	struct act *f;                         /* [n_embd] the ffn's, where it runs beside attention */
+	struct act *h;                         /* [n_embd] attention's input, or a block's result */
+	struct act *f;                         /* [n_embd] ffn's input */
 	struct act *q, *a;                     /* [n_head * head_dim] queries, attention */
 	struct act *k, *v;                     /* [n_head_kv * head_dim] */
 	struct act *gate, *up;                 /* [n_ff] */
+	struct act *router;                    /* [n_expert], and one expert's: */
+	struct act *expert_gate, *expert_up;   /* [n_ff_expert] */
+	struct act *expert_out;                /* [n_embd] */
 	struct act *logits;                    /* [n_vocab] */
 };
 

@@ -199,13 +199,14 @@ static void weights_free(struct model *m)
 /* ---- activations ---- */
 
 /* One list for both, so that none is forgotten. */
-#define ACTS(X) X(x, EMBD) X(h, EMBD) X(f, EMBD) X(q, Q) X(a, Q) X(k, KV) X(v, KV) X(gate, FF) X(up, FF) X(logits, VOCAB)
+#define ACTS(X) X(x, EMBD) X(h, EMBD) X(f, EMBD) X(q, Q) X(a, Q) X(k, KV) X(v, KV) X(gate, FF) X(up, FF) X(logits, VOCAB) \
+	X(router, EXPERT) X(expert_gate, FF_EXPERT) X(expert_up, FF_EXPERT) X(expert_out, EMBD)
 
 static int acts_new(struct model *m)
 {
 	int rc = 0;
 
-#define X(field, dim) if (!rc) rc = m->ops->act_new(m->backend, hparams_dim(&m->h, DIM_##dim), &m->act.field);
+#define X(field, dim) if (!rc && hparams_dim(&m->h, DIM_##dim)) rc = m->ops->act_new(m->backend, hparams_dim(&m->h, DIM_##dim), &m->act.field);
 	ACTS(X)
 #undef X
 	return rc ? ERROR(rc) : 0;

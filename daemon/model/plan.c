@@ -21,7 +21,6 @@ static const struct { uint32_t type; const char *name; } foreign[] = {
 	{ 9, "Q8_1" }, { 15, "Q8_K" }, { 16, "IQ2_XXS" }, { 17, "IQ2_XS" }, { 18, "IQ3_XXS" }, { 19, "IQ1_S" },
 	{ 20, "IQ4_NL" }, { 21, "IQ3_S" }, { 22, "IQ2_S" }, { 23, "IQ4_XS" }, { 24, "I8" }, { 25, "I16" },
 	{ 26, "I32" }, { 27, "I64" }, { 28, "F64" }, { 29, "IQ1_M" }, { 34, "TQ1_0" }, { 35, "TQ2_0" },
-	{ 39, "MXFP4" },
 };
 
 const char *plan_format(uint32_t type, char buf[24])
@@ -39,14 +38,15 @@ const char *plan_format(uint32_t type, char buf[24])
 }
 
 /* Whether t is what n_in x n_out says: a matrix, or a vector, perhaps in a stack. */
-static int tensor_check(const struct gguf_tensor *t, const char *name, uint64_t n_in, uint64_t n_out, bool vector,
+static int tensor_check(const struct gguf_tensor *t, const char *name, uint64_t n_in, uint64_t n_out, uint64_t n_stack, bool vector,
                         struct reason *why)
 {
 	char buf[24];
 
-	if (t->ne[0] != n_in || t->ne[1] != n_out || t->ne[2] != 1 || t->ne[3] != 1)
+	if (t->ne[0] != n_in || t->ne[1] * t->ne[2] != n_out || t->ne[2] != n_stack || t->ne[3] != 1)
 		return refuse(why, "bad_model", "the tensor %s has the shape %" PRIu64 " x %" PRIu64 " x %" PRIu64 " x %" PRIu64
-		              ", not %" PRIu64 " x %" PRIu64, name, t->ne[0], t->ne[1], t->ne[2], t->ne[3], n_in, n_out);
+		              ", not %" PRIu64 " x %" PRIu64 " x %" PRIu64, name, t->ne[0], t->ne[1], t->ne[2], t->ne[3],
+		              n_in, n_out / n_stack, n_stack);
 	if (t->n_byte == 0)
 		return refuse(why, "unsupported", "the tensor %s has the format %s", name, plan_format(t->type, buf));
 	if (vector && t->type != QUANT_F32)
@@ -64,7 +64,7 @@ static void part_take(struct plan *p, const struct gguf_tensor *t, const struct 
 	out->of = t;
 	out->n_in = vector ? in * n_out : in;
 	out->n_out = vector ? 1 : n_out;
-	out->n_byte = vector ? out->n_in * sizeof(float) : t->n_byte / t->ne[1] * n_out;
+	out->n_byte = vector ? out->n_in * sizeof(float) : t->n_byte / (t->ne[1] * t->ne[2]) * n_out;
 	out->data = (const char *)t->data + *done;
 	*done += out->n_byte;
 	p->n_byte += out->n_byte;
@@ -77,12 +77,14 @@ static int slot_fill(const struct gguf *g, struct plan *p, const char *name, con
                      bool needed, struct part *out, struct reason *why)
 {
 	const struct gguf_tensor *t = gguf_tensor(g, name);
+	const bool stack = row->out == DIM_FF_STACK || row->out == DIM_EMBD_STACK;
 	uint64_t done = 0;
 	int rc;
 
 	if (!t)
 		return needed ? refuse(why, "bad_model", "the tensor %s is missing", name) : 0;
-	rc = tensor_check(t, name, hparams_dim(&p->h, row->in), hparams_dim(&p->h, row->out), tensor_is_vector(row), why);
+	rc = tensor_check(t, name, hparams_dim(&p->h, row->in), hparams_dim(&p->h, row->out),
+	                  stack ? p->h.n_expert : 1, tensor_is_vector(row), why);
 	if (!rc)
 		part_take(p, t, row, &done, out);
 	return rc;
@@ -103,7 +105,7 @@ static int fused_fill(const struct gguf *g, struct plan *p, const char *name, co
 		return 0;
 	for (i = 0; i < f->n_part; i++)
 		n += hparams_dim(&p->h, vector ? layer_tensors[f->parts[i]].in : layer_tensors[f->parts[i]].out);
-	rc = tensor_check(t, name, vector ? n : hparams_dim(&p->h, first->in), vector ? 1 : n, vector, why);
+	rc = tensor_check(t, name, vector ? n : hparams_dim(&p->h, first->in), vector ? 1 : n, 1, vector, why);
 	for (i = 0; !rc && i < f->n_part; i++)
 		part_take(p, t, &layer_tensors[f->parts[i]], &done, &parts[f->parts[i]]);
 	return rc;
@@ -131,9 +133,10 @@ static int model_fill(struct plan *p, const struct gguf *g, size_t *n_used, stru
  * own somewhere has it everywhere. */
 static uint64_t layer_needs(const struct plan *p)
 {
-	const uint64_t one = 1, norm = one << L_FFN_NORM;
+	const uint64_t one = 1, norm = one << L_FFN_NORM, ffn = one << L_FFN_GATE | one << L_FFN_UP | one << L_FFN_DOWN;
+	const uint64_t needs = p->arch->needs_layer | (p->h.parallel ? 0 : p->arch->may_layer & norm);
 
-	return p->arch->needs_layer | (p->h.parallel ? 0 : p->arch->may_layer & norm);
+	return p->h.n_expert ? (needs & ~ffn) | p->arch->needs_expert : needs;
 }
 
 static const char *usual_name(const struct arch *arch, uint32_t slot)
@@ -149,7 +152,7 @@ static const char *usual_name(const struct arch *arch, uint32_t slot)
 
 static int layer_fill(struct plan *p, const struct gguf *g, uint32_t l, size_t *n_used, struct reason *why)
 {
-	const uint64_t needs = layer_needs(p), all = needs | p->arch->may_layer;
+	const uint64_t needs = layer_needs(p), all = needs | p->arch->may_layer | (p->h.n_expert ? p->arch->may_expert : 0);
 	struct part *parts = p->layers[l];
 	char name[96];
 	uint32_t i;

@@ -201,6 +201,7 @@ static void cpu_close(struct backend *b)
 		cpu_free(b->scratch[i].o);
 	}
 	free(b->scratch);
+	free(b->choices);
 	free(b);
 }
 
@@ -227,7 +228,8 @@ static int cpu_open(struct backend **out, const struct backend_params *p, struct
 		goto out;
 	}
 	b->scratch = calloc(n_thread, sizeof(*b->scratch));
-	if (!b->scratch) {
+	b->choices = calloc(p->n_row_max, sizeof(*b->choices));
+	if (!b->scratch || !b->choices) {
 		rc = cpu_why(why, -ENOMEM, "out of memory");
 		goto out;
 	}
@@ -303,5 +305,6 @@ const struct backend_ops backend_cpu = {
 	.begin = cpu_begin, .end = cpu_end,
 	.embed = cpu_embed, .norm = cpu_norm, .matmul = cpu_matmul, .store = cpu_store,
 	.attend = cpu_attend, .glu = cpu_glu, .add = cpu_add, .select = cpu_select,
-	.softcap = cpu_softcap, .clamp = cpu_clamp, .read = cpu_read,
+	.softcap = cpu_softcap, .clamp = cpu_clamp,
+	.route = cpu_route, .matmul_routed = cpu_matmul_routed, .add_routed = cpu_add_routed, .read = cpu_read,
 };

@@ -3,7 +3,7 @@
  *
  *   backend.c  open, begin, end, the table      pool.c    workers
  *   weight.c   packing                          rope.c    phases to sines
- *   matmul.c   products                         cache.c   the slots' bytes, store
+ *   matmul.c   products, experts                cache.c   the slots' bytes, store
  *   ops.c      everything by rows               attend.c  queries against the cache
  *   isa-*.c    inner loops of an instruction set (isa.h)
  *
@@ -58,6 +58,11 @@ struct kv {
 	size_t n_partial_floats;
 };
 
+struct choice {                          /* of one row: experts and their weights */
+	uint32_t expert[ROUTE_MOST];
+	float weight[ROUTE_MOST];
+};
+
 struct scratch {                         /* of one worker */
 	float *tile;                     /* [n_in][16] dequantized */
 	float *q;                        /* [ATTEND_TILE][dim_pad] */
@@ -78,6 +83,8 @@ struct backend {
 	const struct batch *batch;
 	uint32_t n_row;                  /* current rows: the batch's, or its outputs */
 	bool selected;
+	struct choice *choices;          /* [n_row_max], of the last route */
+	uint32_t n_used;
 	struct rope_table ropes[ROPE_TABLES];
 };
 
@@ -98,6 +105,8 @@ int cpu_weight_load(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n_
                     const void *data, struct weight **out, struct backend_why *why);
 void cpu_weight_free(struct backend *b, struct weight *w);
 size_t cpu_weight_bytes(const struct weight *w);
+/* Groups first..first+n-1 as a weight of their own: a view, not to be freed. */
+struct weight cpu_weight_groups(const struct weight *w, uint32_t first, uint32_t n);
 /* Row of a weight as floats, from the file's bytes. */
 void cpu_weight_row(const struct weight *w, uint32_t row, float scale, float *out);
 /* A group as float32 [n_in][16], from the packed form (or the vector). */
@@ -121,6 +130,11 @@ void cpu_store(struct backend *b, uint32_t layer, const struct rope *r,
                const struct act *k, const struct act *v);
 void cpu_attend(struct backend *b, const struct attend *a, const struct act *q, struct act *out);
 size_t cpu_attend_room(const struct backend *b, const struct kv *kv);
+
+void cpu_route(struct backend *b, uint32_t n_used, const struct act *logits);
+void cpu_matmul_routed(struct backend *b, uint32_t which, const struct weight *w, const struct weight *bias,
+                       const struct act *in, struct act *out);
+void cpu_add_routed(struct backend *b, uint32_t which, const struct act *x, struct act *out);
 
 void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *bias,
                 const struct act *in, struct act *out);

@@ -7,6 +7,7 @@
  * products of a normalised row share one.
  */
 #include <assert.h>
+#include <math.h>
 
 #include "kernels/cpu/cpu.h"
 
@@ -107,4 +108,104 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 	bytes = w->n_byte / w->n_group + 1;
 	p.n_group = p.exact || bytes >= ITEM_BYTES ? 1 : (uint32_t)(ITEM_BYTES / bytes);
 	pool_run(b->pool, multiply, &p, (w->n_group + p.n_group - 1) / p.n_group);
+}
+
+/* ---- experts ---- */
+
+struct routed {
+	struct backend *b;
+	const struct weight *w, *bias;
+	const struct act *in;
+	struct act *out;
+	uint32_t which, n_group, n_part, part;   /* groups of an expert, items of a row, groups of an item */
+	bool exact;
+};
+
+static void routed(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct routed *o = ctx;
+	const uint32_t row = item / o->n_part, first = item % o->n_part * o->part;
+	const uint32_t expert = o->b->choices[row].expert[o->which];
+	const struct weight w = cpu_weight_groups(o->w, expert * o->n_group, o->n_group);
+	const struct product p = {
+		.b = o->b, .w = &w, .in = o->in, .out = o->out,
+		.bias = o->bias ? o->bias->vector + (size_t)expert * w.n_out : NULL,
+	};
+	float *tile = o->exact ? o->b->scratch[worker].tile : NULL;
+
+	for (uint32_t g = first; g < first + o->part && g < o->n_group; g++) {
+		if (tile)
+			cpu_weight_tile(&w, g, tile);
+		panel(&p, g, row, 1, tile);
+	}
+}
+
+void cpu_matmul_routed(struct backend *b, uint32_t which, const struct weight *w, const struct weight *bias,
+                       const struct act *in, struct act *out)
+{
+	const bool quantized = w->pack == PACK_I4 || w->pack == PACK_I8;
+	struct routed o = { .b = b, .w = w, .bias = bias, .in = in, .out = out, .which = which };
+	size_t bytes;
+
+	assert(b->batch && in != out && in->width == w->n_in && which < b->n_used);
+	assert(!w->vector && out->width % 16 == 0 && w->n_out % out->width == 0);
+	assert(!bias || (bias->vector && bias->n_in == w->n_out));
+	if (b->rc)
+		return;
+	o.exact = quantized && b->batch->exact;
+	if (quantized && !o.exact)
+		need_int8(b, in);
+	out->n_quantized = 0;
+	bytes = w->n_byte / w->n_group + 1;
+	o.n_group = out->width / 16;
+	o.part = bytes >= ITEM_BYTES ? 1 : (uint32_t)(ITEM_BYTES / bytes);
+	o.n_part = (o.n_group + o.part - 1) / o.part;
+	pool_run(b->pool, routed, &o, b->n_row * o.n_part);
+}
+
+static void choose(struct choice *c, const float *logits, uint32_t n, uint32_t n_used)
+{
+	float sum = 0;
+
+	for (uint32_t k = 0; k < n_used; k++) {
+		bool found = false;
+
+		for (uint32_t e = 0; e < n; e++) {
+			bool taken = false;
+
+			for (uint32_t i = 0; i < k; i++)
+				taken = taken || c->expert[i] == e;
+			if (taken || (found && !(logits[e] > logits[c->expert[k]])))
+				continue;
+			c->expert[k] = e;            /* a NaN may be chosen, and stays one */
+			found = true;
+		}
+	}
+	for (uint32_t k = 0; k < n_used; k++) {
+		c->weight[k] = (float)exp((double)(logits[c->expert[k]] - logits[c->expert[0]]));
+		sum += c->weight[k];
+	}
+	for (uint32_t k = 0; k < n_used; k++)
+		c->weight[k] /= sum;
+}
+
+void cpu_route(struct backend *b, uint32_t n_used, const struct act *logits)
+{
+	assert(b->batch && n_used > 0 && n_used <= ROUTE_MOST && n_used <= logits->width);
+	b->n_used = n_used;
+	for (uint32_t row = 0; row < b->n_row && !b->rc; row++)
+		choose(&b->choices[row], logits->x + row * logits->stride, logits->width, n_used);
+}
+
+void cpu_add_routed(struct backend *b, uint32_t which, const struct act *x, struct act *out)
+{
+	assert(b->batch && x->width == out->width && x != out && which < b->n_used);
+	out->n_quantized = 0;
+	for (uint32_t row = 0; row < b->n_row && !b->rc; row++) {
+		const float weight = b->choices[row].weight[which], *from = x->x + row * x->stride;
+		float *to = out->x + row * out->stride;
+
+		for (uint32_t i = 0; i < x->width; i++)
+			to[i] = which ? to[i] + weight * from[i] : weight * from[i];
+	}
 }

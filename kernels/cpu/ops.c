@@ -156,6 +156,7 @@ void cpu_glu(struct backend *b, enum glu_kind kind, const struct act *gate,
 	struct op o = { .b = b, .kind = kind, .x = gate, .y = up, .out = out };
 
 	assert(b->batch && gate->width == out->width && (!up || up->width == out->width));
+	assert(up || kind != GLU_SWIGLU_CLAMPED);
 	if (b->rc)
 		return;
 	by_rows(&o, glu_stretch, true);

@@ -229,6 +229,32 @@ void cpu_weight_free(struct backend *b, struct weight *w)
 	free(w);
 }
 
+struct weight cpu_weight_groups(const struct weight *w, uint32_t first, uint32_t n)
+{
+	const struct quant *q = w->quant;
+	const size_t plain = w->pack == PACK_F32 ? 4 : 2, packed = w->pack == PACK_I4 ? 8 : 16;
+	struct weight v = *w;
+	size_t sub = 0, super;
+
+	assert(!w->vector && (first + n) * 16 <= w->n_out);
+	v.n_out = n * 16;
+	v.n_group = n;
+	if (w->pack == PACK_I4 || w->pack == PACK_I8) {
+		v.values += (size_t)first * w->n_in * packed;
+		sub = (size_t)first * (w->n_in / q->n_sub) * 16;
+	} else {
+		v.values += (size_t)first * w->n_in * 16 * plain;
+	}
+	super = (size_t)first * (w->n_in / 256) * 16;
+	v.scale16 = w->scale16 ? w->scale16 + sub : NULL;
+	v.min16 = w->min16 ? w->min16 + sub : NULL;
+	v.scale8 = w->scale8 ? w->scale8 + sub : NULL;
+	v.min8 = w->min8 ? w->min8 + sub : NULL;
+	v.d = w->d ? w->d + super : NULL;
+	v.m = w->m ? w->m + super : NULL;
+	return v;
+}
+
 size_t cpu_weight_bytes(const struct weight *w)
 {
 	return w->n_byte;

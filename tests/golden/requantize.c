@@ -63,12 +63,12 @@ static size_t block_q4_0(const float *x, uint8_t *dst)
 static uint32_t data_append(struct make *m, const struct gguf_tensor *t, enum quant_type type)
 {
 	const struct quant *q = quant_find(t->type);
-	const size_t n = (size_t)(t->ne[0] * t->ne[1]);
+	const size_t n = (size_t)(t->ne[0] * t->ne[1] * t->ne[2]);
 	float *x;
 	size_t i, at;
 
 	make_data(m, 32, 0);
-	if (t->type == QUANT_F32 || t->ne[0] % BLOCK) {
+	if (t->type != QUANT_F16 || t->ne[0] % BLOCK) {
 		at = m->n;
 		make_data(m, 1, t->n_byte);
 		memcpy(m->data + at, t->data, t->n_byte);
