@@ -31,32 +31,35 @@ struct scene {
 	float softcap;
 	bool alibi;
 	enum kv_type type;
+	bool sink;                       /* a learned logit of each head */
 };
 
 static const struct scene scenes[] = {
 	/* name              heads     dim  window      local  n  jump         rope               cap alibi */
-	{ "sinks",            3, 1,  64, { 4, 60 },        17, 200, 0, ROPE_NEOX, 64,  0, false, KV_F32 },
-	{ "halves",           3, 1,  64, { 4, 60 },        17, 200, 0, ROPE_NEOX, 64,  0, false, KV_F16 },
-	{ "one recent",       2, 2,  64, { 4, 1 },          1,  90, 0, ROPE_NORM, 64,  0, false, KV_F32 },
-	{ "no sinks",         4, 1,  80, { 0, 16 },        16, 150, 0, ROPE_NEOX, 32,  0, false, KV_F32 },
-	{ "no recent",        4, 4,   8, { 5, 0 },          2,  90, 0, ROPE_NONE,  0,  0, false, KV_F32 },
-	{ "one sink",         4, 1, 128, { 1, 15 },         9, 120, 0, ROPE_NORM, 64,  0, false, KV_F16 },
-	{ "block of sinks",   4, 4,  64, { 16, 16 },       32, 150, 0, ROPE_NEOX, 64, 30, false, KV_F32 },
-	{ "many sinks",       6, 2, 256, { 17, 60 },       33, 170, 0, ROPE_NEOX, 256, 0, false, KV_F32 },
-	{ "wide group",      34, 2,  24, { 5, 33 },        20, 120, 0, ROPE_NEOX, 24,  0, false, KV_F32 },
-	{ "distances",        8, 8,  16, { 4, 60 },        17, 200, 0, ROPE_NONE,  0,  0, true,  KV_F32 },
-	{ "several splits",   3, 1,  64, { 4, 600 },      300, 1300, 0, ROPE_NEOX, 64, 0, false, KV_F32 },
-	{ "pinned head",      2, 1,  32, { 520, 40 },     300, 760, 0, ROPE_NEOX, 32,  0, false, KV_F32 },
-	{ "jump",             3, 1,  64, { 4, 252 },       60, 700, UINT64_C(1000000000000), ROPE_NEOX, 64, 0, false, KV_F32 },
-	{ "jump, distances",  3, 3,  16, { 4, 60 },        20, 200, UINT64_C(1000000000123), ROPE_NONE, 0, 0, true, KV_F32 },
-	{ "jump over 2^64 turns", 2, 1, 64, { 4, 30 },     20, 200, UINT64_C(18446744073709551000), ROPE_NORM, 64, 0, false, KV_F32 },
+	{ "sinks",            3, 1,  64, { 4, 60 },        17, 200, 0, ROPE_NEOX, 64,  0, false, KV_F32, false },
+	{ "halves",           3, 1,  64, { 4, 60 },        17, 200, 0, ROPE_NEOX, 64,  0, false, KV_F16, false },
+	{ "one recent",       2, 2,  64, { 4, 1 },          1,  90, 0, ROPE_NORM, 64,  0, false, KV_F32, false },
+	{ "no sinks",         4, 1,  80, { 0, 16 },        16, 150, 0, ROPE_NEOX, 32,  0, false, KV_F32, false },
+	{ "no recent",        4, 4,   8, { 5, 0 },          2,  90, 0, ROPE_NONE,  0,  0, false, KV_F32, false },
+	{ "one sink",         4, 1, 128, { 1, 15 },         9, 120, 0, ROPE_NORM, 64,  0, false, KV_F16, false },
+	{ "block of sinks",   4, 4,  64, { 16, 16 },       32, 150, 0, ROPE_NEOX, 64, 30, false, KV_F32, false },
+	{ "many sinks",       6, 2, 256, { 17, 60 },       33, 170, 0, ROPE_NEOX, 256, 0, false, KV_F32, false },
+	{ "wide group",      34, 2,  24, { 5, 33 },        20, 120, 0, ROPE_NEOX, 24,  0, false, KV_F32, false },
+	{ "distances",        8, 8,  16, { 4, 60 },        17, 200, 0, ROPE_NONE,  0,  0, true,  KV_F32, false },
+	{ "several splits",   3, 1,  64, { 4, 600 },      300, 1300, 0, ROPE_NEOX, 64, 0, false, KV_F32, false },
+	{ "pinned head",      2, 1,  32, { 520, 40 },     300, 760, 0, ROPE_NEOX, 32,  0, false, KV_F32, false },
+	{ "sink logits",      6, 2,  24, { 4, 60 },        17, 200, 0, ROPE_NEOX, 24,  0, false, KV_F32, true },
+	{ "sink logits, splits", 2, 1, 64, { 4, 600 },    300, 1300, 0, ROPE_NEOX, 64, 0, false, KV_F32, true },
+	{ "jump",             3, 1,  64, { 4, 252 },       60, 700, UINT64_C(1000000000000), ROPE_NEOX, 64, 0, false, KV_F32, false },
+	{ "jump, distances",  3, 3,  16, { 4, 60 },        20, 200, UINT64_C(1000000000123), ROPE_NONE, 0, 0, true, KV_F32, false },
+	{ "jump over 2^64 turns", 2, 1, 64, { 4, 30 },     20, 200, UINT64_C(18446744073709551000), ROPE_NORM, 64, 0, false, KV_F32, false },
 };
 
 enum { N_LAYER = 2 };
 
 struct world {                           /* inputs of a scene: row i of q, k, v is token i */
 	const struct scene *s;
-	struct matrix *q, *k, *v;
+	struct matrix *q, *k, *v, *sink;
 	uint64_t freq[128];
 	float slopes[64];
 	float *out;                      /* [layer][n_token][n_head * head_dim] */
@@ -140,6 +143,10 @@ static void plain(const struct world *w, uint32_t layer, uint32_t token, uint32_
 		most = score[i] > most ? score[i] : most;
 	}
 	memset(out, 0, dim * sizeof(double));
+	if (s->sink && (double)w->sink->values[head] > most)
+		most = (double)w->sink->values[head];
+	if (s->sink)
+		sum = exp((double)w->sink->values[head] - most);
 	for (uint32_t i = 0; i <= token; i++) {
 		double p = exp(score[i] - most);
 
@@ -207,7 +214,7 @@ struct run {
 struct stage {
 	struct backend *b;
 	struct kv *kv;
-	struct weight *wq, *wk, *wv;
+	struct weight *wq, *wk, *wv, *sink;
 	struct act *q, *k, *v, *o;
 	struct kv_layer layers[N_LAYER];
 	struct rope rope;
@@ -230,6 +237,7 @@ static void stage_open(struct stage *g, const struct world *w, const struct run 
 	g->wq = matrix_load(g->b, w->q);
 	g->wk = matrix_load(g->b, w->k);
 	g->wv = matrix_load(g->b, w->v);
+	g->sink = s->sink ? matrix_load(g->b, w->sink) : NULL;
 	assert_int_equal(cpu->act_new(g->b, w->q->n_in, &g->q), 0);
 	assert_int_equal(cpu->act_new(g->b, w->k->n_in, &g->k), 0);
 	assert_int_equal(cpu->act_new(g->b, w->k->n_in, &g->v), 0);
@@ -246,6 +254,7 @@ static void stage_close(struct stage *g)
 	cpu->weight_free(g->b, g->wq);
 	cpu->weight_free(g->b, g->wk);
 	cpu->weight_free(g->b, g->wv);
+	cpu->weight_free(g->b, g->sink);
 	cpu->kv_close(g->b, g->kv);
 	cpu->close(g->b);
 }
@@ -259,7 +268,7 @@ static void step(struct stage *g, const struct world *w, const struct run *r, ui
 	struct batch_seq seqs[2] = { { 0, { 3, 20 }, 0 }, { 1, s->window, 0 } };
 	struct batch batch = { .n_row = n + lead, .n_seq = lead ? 2 : 1, .rows = rows, .seqs = seqs + (lead ? 0 : 1) };
 	struct attend a = { .n_head = s->n_head, .scale = scale_of(s), .softcap = s->softcap,
-	                    .alibi = s->alibi ? w->slopes : NULL, .rope = &g->rope };
+	                    .alibi = s->alibi ? w->slopes : NULL, .rope = &g->rope, .sink = g->sink };
 	float *all = malloc((size_t)(n + lead) * width * sizeof(float));
 	struct backend_why why;
 
@@ -308,6 +317,7 @@ static struct world *world_new(const struct scene *s)
 	w->q = matrix_random(&r, QUANT_F32, s->n_head * s->head_dim, s->n_token, 1);
 	w->k = matrix_random(&r, QUANT_F32, s->n_head_kv * s->head_dim, s->n_token, 1);
 	w->v = matrix_random(&r, QUANT_F32, s->n_head_kv * s->head_dim, s->n_token, 1);
+	w->sink = s->sink ? matrix_random(&r, QUANT_F32, s->n_head, 1, 3) : NULL;
 	for (uint32_t i = 0; i < s->n_rot / 2; i++)
 		w->freq[i] = (uint64_t)llround(ldexp(pow(10000, -2.0 * i / s->n_rot) / (2 * M_PI), 62)) * 4;
 	for (uint32_t h = 0; h < s->n_head; h++)
@@ -320,6 +330,7 @@ static void world_free(struct world *w)
 	matrix_free(w->q);
 	matrix_free(w->k);
 	matrix_free(w->v);
+	matrix_free(w->sink);
 	free(w);
 }
 

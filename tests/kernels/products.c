@@ -260,6 +260,136 @@ static void refusals(void **state)
 	cpu->weight_free(NULL, NULL);
 }
 
+/* Rows that choose experts: against plain sums over the chosen ones, and bitwise the
+ * same however the rows are cut. */
+struct mixture {
+	struct matrix *w, *bias, *router, *inputs;       /* w: [n_expert * n_out] */
+	uint32_t n_expert, n_out, n_used;
+	bool exact;
+};
+
+static void mixture_play(const struct mixture *m, struct place place, uint32_t n, float *out)
+{
+	struct backend *b = place_open(place, n);
+	struct weight *w = matrix_load(b, m->w), *bias = matrix_load(b, m->bias), *table = matrix_load(b, m->inputs);
+	struct weight *router = matrix_load(b, m->router);
+	struct act *x, *y, *sum, *logits;
+	struct batch_row rows[ROWS];
+	struct batch_seq seq = { .window = { 4, 1000 } };
+	struct batch batch = { .n_seq = 1, .rows = rows, .seqs = &seq, .exact = m->exact };
+
+	assert_int_equal(cpu->act_new(b, m->w->n_in, &x), 0);
+	assert_int_equal(cpu->act_new(b, m->n_out, &y), 0);
+	assert_int_equal(cpu->act_new(b, m->n_out, &sum), 0);
+	assert_int_equal(cpu->act_new(b, m->n_expert, &logits), 0);
+	for (uint32_t first = 0; first < 13; first += n) {
+		batch.n_row = 13 - first < n ? 13 - first : n;
+		for (uint32_t i = 0; i < batch.n_row; i++)
+			rows[i] = (struct batch_row){ token_of(first + i), 0, first + i };
+		cpu->begin(b, NULL, &batch);
+		cpu->embed(b, table, 0.5f, x);
+		cpu->matmul(b, router, NULL, x, logits);
+		cpu->route(b, m->n_used, logits);
+		for (uint32_t k = 0; k < m->n_used; k++) {
+			cpu->matmul_routed(b, k, w, bias, x, y);
+			cpu->add_routed(b, k, y, sum);
+		}
+		cpu->read(b, sum, out + (size_t)first * m->n_out);
+		assert_int_equal(cpu->end(b, NULL), 0);
+	}
+	cpu->act_free(b, x);
+	cpu->act_free(b, y);
+	cpu->act_free(b, sum);
+	cpu->act_free(b, logits);
+	cpu->weight_free(b, w);
+	cpu->weight_free(b, bias);
+	cpu->weight_free(b, table);
+	cpu->weight_free(b, router);
+	cpu->close(b);
+}
+
+static double mixture_logit(const struct mixture *m, uint32_t e, const float *x)
+{
+	double sum = 0;
+
+	for (uint32_t i = 0; i < m->w->n_in; i++)
+		sum += (double)m->router->values[e * m->w->n_in + i] * (double)x[i] * 0.5;
+	return sum;
+}
+
+static void mixture_check(const struct mixture *m, const float *out)
+{
+	const uint32_t n_in = m->w->n_in;
+
+	for (uint32_t row = 0; row < 13; row++) {
+		float *x = m->inputs->values + (size_t)token_of(row) * n_in, seen[512];
+		double logit[16], weight[16], total = 0;
+
+		for (uint32_t i = 0; i < n_in; i++)
+			seen[i] = 0.5f * x[i];
+		if (m->w->quant->n_sub && !m->exact)
+			round_inputs(seen, n_in);
+		for (uint32_t e = 0; e < m->n_expert; e++)
+			logit[e] = mixture_logit(m, e, x);
+		for (uint32_t e = 0; e < m->n_expert; e++) {
+			uint32_t before = 0;             /* that are larger */
+
+			for (uint32_t k = 0; k < m->n_expert; k++)
+				before += logit[k] > logit[e];
+			weight[e] = before < m->n_used ? exp(logit[e]) : 0;
+			total += weight[e];
+		}
+		for (uint32_t j = 0; j < m->n_out; j++) {
+			double sum = 0, got = (double)out[(size_t)row * m->n_out + j], size = 0;
+
+			for (uint32_t e = 0; e < m->n_expert; e++) {
+				double part = (double)m->bias->values[e * m->n_out + j];
+
+				for (uint32_t i = 0; i < n_in; i++) {
+					double t = (double)m->w->values[((size_t)e * m->n_out + j) * n_in + i] * (double)seen[i];
+
+					part += t;
+					size += fabs(t) * weight[e] / total;
+				}
+				sum += part * weight[e] / total;
+			}
+			if (!(fabs(got - sum) <= 2e-6 * size + 1e-6))
+				fail_msg("%s experts, row %u out %u: %.9g, should be %.9g", m->w->quant->name, row, j, got, sum);
+		}
+	}
+}
+
+static void experts(void **state)
+{
+	static const uint32_t batches[] = { 13, 1, 4, 13, 5 };
+	struct rng r = { 77 };
+	const struct quant *q;
+	float first[13 * 48], other[13 * 48];
+	struct place p;
+
+	(void)state;
+	for (size_t i = 0; (q = quant_at(i)) != NULL; i++)
+		for (int exact = 0; exact < 2; exact++) {
+			struct mixture m = { .n_expert = 5, .n_out = 48, .n_used = 1 + i % 3, .exact = exact };
+
+			m.w = matrix_random(&r, q->type, 256, m.n_expert * m.n_out, 1);
+			m.bias = matrix_random(&r, QUANT_F32, m.n_expert * m.n_out, 1, 1);
+			m.router = matrix_random(&r, QUANT_F32, 256, m.n_expert, 0.1f);
+			m.inputs = matrix_random(&r, QUANT_F32, 256, TOKENS, 1);
+			for (size_t k = 0; place_at(k, &p); k++) {
+				mixture_play(&m, p, batches[k % 5], k ? other : first);
+				if (k == 0)
+					mixture_check(&m, first);
+				else if (memcmp(first, other, sizeof first))
+					fail_msg("%s experts, %s, %u threads: not the same bits", q->name, p.isa, p.n_thread);
+			}
+			matrix_free(m.w);
+			matrix_free(m.bias);
+			matrix_free(m.router);
+			matrix_free(m.inputs);
+		}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -268,6 +398,7 @@ int main(void)
 		cmocka_unit_test(one_output),
 		cmocka_unit_test(tiny_inputs),
 		cmocka_unit_test(refusals),
+		cmocka_unit_test(experts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

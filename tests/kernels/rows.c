@@ -1,6 +1,6 @@
 /*
  * Operations by rows against double precision: embed, norm, gated activations,
- * add, softcap, select; bitwise the same on every instruction set and number of
+ * add, softcap, clamp, select; bitwise the same on every instruction set and number of
  * threads.  And the pool: every item once, whoever comes.
  */
 #include <setjmp.h>
@@ -74,6 +74,51 @@ static void should_norm(const struct operation *o, uint32_t width, const float *
 		norm_once(o, width, out);
 }
 
+/* Weights for each group: part values of them lie where the group does. */
+static void should_norm_each(const struct operation *o, uint32_t width, const float *x, const float *y, double *out)
+{
+	(void)y;
+	for (uint32_t at = 0; at < width; at += (uint32_t)o->kind) {
+		double square = 0;
+
+		for (uint32_t i = 0; i < (uint32_t)o->kind; i++)
+			square += (double)x[at + i] * (double)x[at + i] / o->kind;
+		for (uint32_t i = 0; i < (uint32_t)o->kind; i++)
+			out[at + i] = (double)x[at + i] / sqrt(square + 1e-5) * (double)norm_weight->values[at + i];
+	}
+}
+
+static void make_norm_each(struct backend *b, const struct operation *o, struct act *x, struct act *y)
+{
+	const struct norm n = { NORM_RMS, (uint32_t)o->kind, 1e-5f, loaded_weight, NULL };
+
+	(void)y;
+	cpu->norm(b, &n, x, x);
+}
+
+static void make_clamp(struct backend *b, const struct operation *o, struct act *x, struct act *y)
+{
+	(void)y;
+	cpu->clamp(b, (float)o->kind, x);
+}
+
+static void should_clamp(const struct operation *o, uint32_t width, const float *x, const float *y, double *out)
+{
+	(void)y;
+	for (uint32_t i = 0; i < width; i++)
+		out[i] = fmax(-o->kind, fmin(o->kind, (double)x[i]));
+}
+
+static void should_swiglu(const struct operation *o, uint32_t width, const float *x, const float *y, double *out)
+{
+	(void)o;
+	for (uint32_t i = 0; i < width; i++) {
+		double gate = fmin(7, (double)x[i]), up = fmax(-7, fmin(7, (double)y[i]));
+
+		out[i] = gate / (1 + exp(-1.702 * gate)) * (up + 1);
+	}
+}
+
 static void make_glu(struct backend *b, const struct operation *o, struct act *x, struct act *y)
 {
 	cpu->glu(b, (enum glu_kind)o->kind, x, o->part ? y : NULL, x);
@@ -133,6 +178,9 @@ static const struct operation operations[] = {
 	{ "gelu tanh",      make_glu, should_glu, 640, 1, GLU_GELU_TANH, 1e-6, 3 },
 	{ "gelu erf",       make_glu, should_glu, 640, 0, GLU_GELU_ERF, 1e-6, 3 },
 	{ "relu",           make_glu, should_glu, 17, 1, GLU_RELU, 4e-7, 3 },
+	{ "swiglu, clamped", make_glu, should_swiglu, 96, 1, GLU_SWIGLU_CLAMPED, 4e-7, 6 },
+	{ "rms norm of each head", make_norm_each, should_norm_each, 160, 160, 40, 2e-6, 1 },
+	{ "clamp",          make_clamp, should_clamp, 9001, 0, 2, 0, 2 },
 	{ "add",            make_add, should_add, 577, 0, 0, 0, 1 },
 	{ "add, wide",      make_add, should_add, 20011, 0, 0, 0, 1 },
 	{ "softcap",        make_softcap, should_softcap, 9001, 0, 30, 4e-7, 40 },
