@@ -39,7 +39,7 @@ void held_free(struct held *h)
 
 static void held_add(struct held *h, int32_t id, struct gguf_str piece)
 {
-	if (h->n_text + piece.n > h->text_room) {
+	if (h->text == NULL || h->n_text + piece.n > h->text_room) {
 		h->text_room = 2 * (h->n_text + piece.n) + 64;
 		h->text = realloc(h->text, h->text_room);
 	}
