@@ -81,6 +81,13 @@ static int rope_make(struct rope *r, const struct arch *arch, const struct hpara
 	return 0;
 }
 
+/* Rope scaling that depends on a length is frozen at the cache's: places never go
+ * past it. */
+static bool is_long(const struct plan *p, uint32_t n_cache)
+{
+	return p->model[T_ROPE_FACTORS_LONG].of && n_cache > p->h.rope.n_ctx_orig;
+}
+
 static int ropes_make(struct model *m, const struct plan *p, uint32_t n_cache, struct reason *why)
 {
 	const struct hparams *h = &m->h;
@@ -89,8 +96,8 @@ static int ropes_make(struct model *m, const struct plan *p, uint32_t n_cache, s
 
 	if (m->arch->rope == ROPE_NONE)
 		return 0;
-	if (p->model[T_ROPE_FACTORS_SHORT].of)         /* frozen at the cache's size */
-		factors = n_cache > h->rope.n_ctx_orig ? &p->model[T_ROPE_FACTORS_LONG] : &p->model[T_ROPE_FACTORS_SHORT];
+	if (p->model[T_ROPE_FACTORS_SHORT].of)
+		factors = &p->model[is_long(p, n_cache) ? T_ROPE_FACTORS_LONG : T_ROPE_FACTORS_SHORT];
 	rc = rope_make(&m->rope[0], m->arch, h, &h->rope, factors, why);
 	if (!rc)
 		rc = rope_make(&m->rope[1], m->arch, h, &h->rope_local, factors, why);
@@ -221,7 +228,7 @@ static void acts_free(struct model *m)
 
 /* ---- the model ---- */
 
-static void info_fill(struct model *m, const struct plan *p, const char *path)
+static void info_fill(struct model *m, const struct plan *p, const char *path, uint32_t n_cache)
 {
 	struct model_info *i = &m->info;
 	const char *slash = strrchr(path, '/');
@@ -243,6 +250,10 @@ static void info_fill(struct model *m, const struct plan *p, const char *path)
 	i->n_byte = gguf_size(m->gguf);
 	i->fingerprint = gguf_fingerprint(m->gguf);
 	i->kv_layers = m->kv_layers;
+	if (is_long(p, n_cache))               /* other numbers: another model to a session */
+		i->fingerprint++;
+	else if (p->model[T_ROPE_FACTORS_LONG].of && i->n_ctx > p->h.rope.n_ctx_orig)
+		i->n_ctx = p->h.rope.n_ctx_orig;
 }
 
 static int text_open(struct model *m, struct reason *why)
@@ -288,7 +299,7 @@ int model_open(struct model **out, const char *path, const struct model_params *
 	if (!rc)
 		rc = acts_new(m);
 	if (!rc)
-		info_fill(m, &plan, path);
+		info_fill(m, &plan, path, params->n_cache);
 out:
 	plan_free(&plan);
 	if (rc)

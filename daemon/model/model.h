@@ -31,7 +31,7 @@ struct model_info {
 struct model_params {
 	const struct backend_ops *ops;
 	struct backend *backend;   /* open, n_row_max known to the caller; not owned */
-	uint32_t n_cache;          /* places of the largest window: rope scaling that depends on a length takes it */
+	uint32_t n_cache;          /* places of the windows to come: decides longrope; info.n_ctx is then what fits */
 	/* Called while loading, done of total bytes; may be NULL.  A return other than
 	 * 0 gives up with -ECANCELED. */
 	int (*progress)(void *ctx, uint64_t done, uint64_t total);

@@ -299,7 +299,8 @@ static int find_sink(struct engine *e, struct reason *why)
 static int load(struct engine *e, struct reason *why)
 {
 	struct backend_params bp = { .n_thread = e->p.n_thread, .n_row_max = e->n_row_max, .isa = e->isa };
-	struct model_params mp = { .ops = e->ops, .progress = loading, .ctx = e };
+	struct model_params mp = { .ops = e->ops, .progress = loading, .ctx = e,
+	                           .n_cache = e->p.window.n_sink + e->p.window.n_recent };
 	struct backend_why bad = { .text = "" };
 	struct timeline *t;
 	size_t i;
