@@ -147,7 +147,9 @@ uint32_t hparams_local(const struct hparams *h, uint32_t l);
 
 /* ---- an architecture ---- */
 
-#define LOCAL_ALWAYS UINT32_MAX                /* a local_period: no layer is global */
+/* A local_period: no layer is global.  As the window counts places of the cache, that
+ * is a shorter context, whose sinks are seen, and no layer is called local. */
+#define LOCAL_ALWAYS UINT32_MAX
 
 struct arch {
 	const char *name;

@@ -208,6 +208,11 @@ static int local_read(struct reader *r, struct hparams *h)
 		return 0;
 	h->local = a->local;
 	TRY(count_read(r, "attention.sliding_window", 1u << 30, &h->local));
+	if (h->local_period == LOCAL_ALWAYS) {
+		h->n_ctx = h->local < h->n_ctx ? h->local : h->n_ctx;
+		h->local = h->local_period = 0;
+		return 0;
+	}
 	TRY(count_read(r, "attention.sliding_window_pattern", 1024, &h->local_period));
 	return real_read(r, "rope.freq_base_swa", 1.0, 1e15, &h->rope_local.base);
 }

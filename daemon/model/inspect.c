@@ -64,7 +64,16 @@ static void plan_print(FILE *f, const struct plan *p)
 	fprintf(f, "  %-44s %" PRIu32 " (%" PRIu32 " of keys), %" PRIu32 " wide\n", "heads", h->n_head, h->n_head_kv, h->head_dim);
 	fprintf(f, "  %-44s %" PRIu32 "\n", "context", h->n_ctx);
 	if (h->local)
-		fprintf(f, "  %-44s %" PRIu32 ", every %" PRIu32 "th layer global\n", "local window", h->local, h->local_period);
+		fprintf(f, "  %-44s %" PRIu32 ", one layer of %" PRIu32 " is global\n", "local window", h->local, h->local_period);
+	if (h->n_expert)
+		fprintf(f, "  %-44s %" PRIu32 ", %" PRIu32 " at a time, ffn %" PRIu32 "\n", "experts", h->n_expert,
+		        h->n_expert_used, h->n_ff_expert);
+	if (p->arch->rope == ROPE_NONE)
+		fprintf(f, "  %-44s ALiBi\n", "positions");
+	else
+		fprintf(f, "  %-44s rope over %" PRIu32 " of %" PRIu32 ", base %g%s\n", "positions", h->n_rot, h->head_dim,
+		        h->rope.base, h->rope.yarn ? ", YaRN" : h->rope.factor > 1 ? ", linear scaling" :
+		        p->model[T_ROPE_FACTORS_LONG].of ? ", longrope" : p->model[T_ROPE_FREQS].of ? ", divisors" : "");
 }
 
 /* Tokenizer and chat format, as model_open would choose them. */

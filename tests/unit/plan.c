@@ -349,6 +349,31 @@ static void test_hostile_tensors(void **state)
 	}
 }
 
+/* A window in every layer is a shorter context, in which sinks are seen. */
+static void test_window_everywhere(void **state)
+{
+	struct reason why = { "", "" };
+	const uint32_t w = 100;
+	size_t i, n, at;
+	struct plan p;
+
+	(void)state;
+	for (i = n = 0; i < n_files; i++) {
+		if (strcmp(files[i].arch, "phi3"))
+			continue;
+		at = behind(&files[i].m, "phi3.attention.sliding_window") + 4;
+		assert_int_equal(plan(&files[i].m, &why, &p), 0);
+		assert_int_equal(p.h.n_ctx, 1024);
+		memcpy(files[i].m.data + at, &w, 4);
+		assert_int_equal(plan(&files[i].m, &why, &p), 0);
+		assert_int_equal(p.h.n_ctx, 100);
+		assert_int_equal(hparams_local(&p.h, 0), 0);
+		memset(files[i].m.data + at, 0, 4);
+		n++;
+	}
+	assert_int_equal(n, 2);
+}
+
 static void files_load(const char *top)
 {
 	const struct arch *a;
@@ -383,7 +408,7 @@ int main(void)
 		cmocka_unit_test(test_missing_keys), cmocka_unit_test(test_ill_typed_keys),
 		cmocka_unit_test(test_unknown_things), cmocka_unit_test(test_wrong_shapes),
 		cmocka_unit_test(test_hostile_numbers), cmocka_unit_test(test_hostile_tensors),
-		cmocka_unit_test(test_unsupported_keys), cmocka_unit_test(test_truncated_at_every_tensor),
+		cmocka_unit_test(test_window_everywhere), cmocka_unit_test(test_unsupported_keys), cmocka_unit_test(test_truncated_at_every_tensor),
 	};
 	const char *top = getenv("srcdir");
 	char path[4096];
