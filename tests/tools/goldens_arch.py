@@ -68,7 +68,7 @@ def rope_plain(model, m, n_cache):
     if not getattr(m, 'use_rope', 1):
         return None, 1.0, False
     r = next(x for _, x in model.named_modules() if type(x).__name__.endswith('RotaryEmbedding'))
-    kind = getattr(m, 'layer_type', None)
+    kind = getattr(m, 'layer_type', None) or getattr(m, 'attention_type', None)
     if kind and hasattr(r, kind + '_inv_freq'):
         return getattr(r, kind + '_inv_freq'), getattr(r, kind + '_attention_scaling'), False
     return r.inv_freq, r.attention_scaling, False
@@ -219,6 +219,19 @@ def keys_rms(w, c):
         w.add_rope_scaling_factor(p['factor'])
     if kind == 'yarn':
         w.add_rope_scaling_orig_ctx_len(p['original_max_position_embeddings'])
+
+
+def keys_olmo3(w, c):
+    """The rope of the global layers; the local ones have the same base, unscaled."""
+    full = c.rope_parameters['full_attention']
+    assert c.rope_parameters['sliding_attention'] == dict(rope_type='default', rope_theta=full['rope_theta'])
+    keys_common(w, c)
+    w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    w.add_rope_freq_base(full['rope_theta'])
+    w.add_rope_scaling_type(gguf.RopeScalingType(full['rope_type']))
+    w.add_rope_scaling_factor(full['factor'])
+    w.add_rope_scaling_orig_ctx_len(full['original_max_position_embeddings'])
+    w.add_sliding_window(c.sliding_window)
 
 
 def keys_head_dim(w, c):
@@ -448,6 +461,9 @@ ARCHS = {
                       attention_factor=1.19, original_max_position_embeddings=128)), keys_phi3, fused_phi3, rope=rope_long,
                       extra=extra_long, runs=[(4, 40), (0, 32), (1, 63), (4, 150)]),
     'olmo2': Arch(A.OLMO2, plain(hf.Olmo2Config)),
+    'olmo3': Arch(A.OLMO2, lambda: hf.Olmo3Config(**{**SIZE, 'num_hidden_layers': 5}, sliding_window=24, rope_parameters=dict(
+                  full_attention=rope('yarn', 10000.0, factor=4.0, original_max_position_embeddings=128),
+                  sliding_attention=rope())), keys_olmo3, local=True),
     'smollm3': Arch(A.SMOLLM3, plain(hf.SmolLM3Config, num_hidden_layers=4, rope_parameters=rope(theta=5e6)), keys_smollm3,
                     convert=convert_llama, embd=0.3),
     'mixtral': Arch(A.LLAMA, plain(hf.MixtralConfig, intermediate_size=64, num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2,
