@@ -204,6 +204,16 @@ static const struct arch archs[] = {
 		.local_period = 4, .local_unscaled = true,           /* OLMo 3 */
 	},
 	{
+		.name = "starcoder2",
+		.needs_model = T(TOKEN_EMBD) | T(OUTPUT_NORM) | T(OUTPUT_NORM_B),
+		.may_model = T(OUTPUT),
+		.needs_layer = L(ATTN_NORM) | L(ATTN_NORM_B) | ATTN | QKV_B | L(ATTN_OUT_B) | L(FFN_NORM) | L(FFN_NORM_B) |
+		               FFN | L(FFN_UP_B) | L(FFN_DOWN_B),
+		LAYER_NORM,
+		.rope = ROPE_NEOX,
+		.glu = GLU_GELU_TANH,
+	},
+	{
 		.name = "smollm3",
 		.needs_model = T(TOKEN_EMBD) | T(OUTPUT_NORM),
 		.may_model = T(OUTPUT),

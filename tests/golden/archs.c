@@ -25,7 +25,7 @@ static const struct golden { const char *name, *arch; bool frozen; } goldens[] =
 	{ "qwen2", "qwen2", false }, { "qwen3", "qwen3", false },
 	{ "gemma2", "gemma2", false }, { "gemma3", "gemma3", false },
 	{ "phi3", "phi3", false }, { "phi3-long", "phi3", true },
-	{ "olmo2", "olmo2", false }, { "olmo3", "olmo2", false }, { "smollm3", "smollm3", false },
+	{ "olmo2", "olmo2", false }, { "olmo3", "olmo2", false }, { "smollm3", "smollm3", false }, { "starcoder2", "starcoder2", false },
 	{ "mixtral", "llama", false }, { "qwen3moe", "qwen3moe", false }, { "gpt-oss", "gpt-oss", false },
 	{ "gemma2-27b", "gemma2", false }, { "gemma3-27b", "gemma3", false },
 };

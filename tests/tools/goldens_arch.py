@@ -305,6 +305,13 @@ def keys_stablelm(w, c):
     w.add_layer_norm_eps(c.layer_norm_eps)
 
 
+def keys_starcoder2(w, c):
+    keys_common(w, c)
+    w.add_rope_dimension_count(c.hidden_size // c.num_attention_heads)
+    w.add_rope_freq_base(c.rope_parameters['rope_theta'])
+    w.add_layer_norm_eps(c.norm_epsilon)
+
+
 def keys_gemma2(w, c):
     keys_common(w, c)
     w.add_layer_norm_rms_eps(c.rms_norm_eps)
@@ -464,6 +471,8 @@ ARCHS = {
     'olmo3': Arch(A.OLMO2, lambda: hf.Olmo3Config(**{**SIZE, 'num_hidden_layers': 5}, sliding_window=24, rope_parameters=dict(
                   full_attention=rope('yarn', 10000.0, factor=4.0, original_max_position_embeddings=128),
                   sliding_attention=rope())), keys_olmo3, local=True),
+    'starcoder2': Arch(A.STARCODER2, plain(hf.Starcoder2Config, use_bias=True, sliding_window=None, hidden_act='gelu_pytorch_tanh',
+                       rope_parameters=rope(theta=1e5)), keys_starcoder2, embd=0.3, loud=2.0, limit=2e-2),
     'smollm3': Arch(A.SMOLLM3, plain(hf.SmolLM3Config, num_hidden_layers=4, rope_parameters=rope(theta=5e6)), keys_smollm3,
                     convert=convert_llama, embd=0.3),
     'mixtral': Arch(A.LLAMA, plain(hf.MixtralConfig, intermediate_size=64, num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2,

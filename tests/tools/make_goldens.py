@@ -34,7 +34,7 @@ from goldens_stream import dense_nll, stream_nll  # noqa: E402
 N_TOKEN = 300
 COVERS = (4, N_TOKEN)
 GAINS = dict(q_proj=1.3, k_proj=1.3, qkv=1.3, o_proj=2.0, out_proj=2.0, dense=2.0, lm_head=2.5, embed_out=2.5, query_key_value=1.3)
-LOUD = ('up_proj', 'down_proj', 'dense_h_to_4h', 'dense_4h_to_h', 'fc_in', 'fc_out', 'lm_head', 'embed_out')
+LOUD = ('c_fc', 'c_proj', 'up_proj', 'down_proj', 'dense_h_to_4h', 'dense_4h_to_h', 'fc_in', 'fc_out', 'lm_head', 'embed_out')
 
 
 def randomise(model, arch, seed):
