@@ -90,7 +90,7 @@ static void one_run(const struct golden *g, const char *path, const struct vecto
 	}
 	far = furthest(first, run->nll, n);
 	worst_exact = far > worst_exact ? far : worst_exact;
-	say(far < 2e-3, "every nll within 2e-3", g, run, far, "");
+	say(far < 2e-4, "every nll within 2e-4", g, run, far, "");      /* the kinds of GELU are 2e-3 apart */
 	for (i = 0; all && !lean && i < sizeof others / sizeof *others; i++) {
 		if (!open_for(&r, path, run, others[i]))
 			continue;
