@@ -97,6 +97,7 @@ static void ask_page(struct watch *w)
 	r = peer_request(w->peer, VERB_READ);
 	r->owner = w->owner;
 	memcpy(r->name, w->name, sizeof r->name);
+	r->session = w->session;       /* it may be being renamed */
 	r->from = w->cursor;
 	r->limit = w->limit;
 	ask(w, r);

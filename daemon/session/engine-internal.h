@@ -127,6 +127,7 @@ struct call {
 	void (*done)(struct call *c, struct store_job *j);
 	uint64_t n;                /* the caller's */
 	char name[SESSION_NAME_MAX + 1];       /* rename: the old one */
+	struct session_row *before;            /* set: as it was; owned by changed_row */
 	struct store_job *keep;    /* set by done: the job is not freed */
 };
 
@@ -219,6 +220,7 @@ int timeline_usable(const struct timeline *t, struct reason *why);
 struct timeline *timeline_new(struct engine *e, const struct session_row *row);
 void timeline_free(struct timeline *t);
 struct timeline *timeline_find(struct engine *e, uid_t uid, const char *name);
+struct timeline *timeline_by_id(struct engine *e, uint64_t id);
 struct timeline *timeline_at(struct engine *e, size_t bucket, struct timeline *after);
 void timeline_adopt(struct timeline *t);       /* what depends on the loaded model */
 void timeline_unlink(struct timeline *t);
@@ -280,6 +282,7 @@ bool engine_busy(const struct engine *e);      /* any session has rows to comput
 
 /* ---- resident.c: slots, checkpoints, rebuilding ---- */
 void resident_want(struct timeline *t);        /* it has work: it gets a slot in its turn */
+void resident_forget(struct timeline *t);      /* it is to be freed */
 bool resident_serve(struct engine *e);         /* gives slots to those who wait */
 void resident_leave(struct timeline *t, bool save);
 void resident_save(struct timeline *t);        /* a checkpoint */

@@ -87,7 +87,8 @@ struct request {
 	int rc;                    /* 0: result; REFUSED or negative: why */
 	struct reason why;
 	struct value *result;      /* owned */
-	uint64_t session;          /* READ, and all that name one: its id */
+	uint64_t session;          /* READ, and all that name one: its id.  Given: that one, whatever
+	                              its name is by now */
 	uint64_t next_seq;         /* READ: where to read on; entries below it were given */
 };
 struct request *request_new(enum verb verb);

@@ -24,25 +24,13 @@ void kept_stamp(const struct timeline *t, uint64_t n_written)
 	slab_stamp(t->engine->slab, t->slot, &stamp);
 }
 
-static struct timeline *find(struct engine *e, uint64_t id)
-{
-	struct timeline *t;
-	size_t i;
-
-	for (i = 0; i < HASH_SIZE; i++)
-		for (t = e->hash[i]; t != NULL; t = t->hash_next)
-			if (t->row.id == id)
-				return t;
-	return NULL;
-}
-
 /* Is what the stamp says of use to t, whose committed log it has to meet? */
 static bool usable(const struct timeline *t, const struct slab_stamp *s)
 {
 	uint64_t n = s->n_computed < t->row.n_token ? s->n_computed : t->row.n_token;
 	uint64_t ahead = s->n_written > s->n_computed ? s->n_written : s->n_computed;
 
-	if (timeline_usable(t, NULL) != 0 || t->state != TIMELINE_ASLEEP || t->row.n_token == 0 ||
+	if (timeline_usable(t, NULL) != 0 || t->state != TIMELINE_ASLEEP || t->row.n_token == 0 || t->deleting ||
 	    s->window.n_sink != t->row.window.n_sink || s->window.n_recent != t->row.window.n_recent)
 		return false;
 	if (s->start > t->row.window.n_sink && t->row.n_token < s->start + t->bound)
@@ -62,7 +50,7 @@ void kept_adopt(struct engine *e)
 	for (slot = 0; slot < e->p.n_slot; slot++) {
 		if (!slab_left(e->slab, slot, &s))
 			continue;
-		t = find(e, s.session);
+		t = timeline_by_id(e, s.session);
 		if (t == NULL || !usable(t, &s)) {
 			slab_drop(e->slab, slot);
 			continue;

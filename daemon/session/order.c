@@ -139,6 +139,23 @@ static void bond_make(struct timeline *t, uint64_t order, uint64_t peer)
 	t->bonds = b;
 }
 
+/* The order that a bond of this peer was made for has got its id; 0: it has not
+ * been accepted.  Bonds of one peer that have none yet are all alike. */
+static void bond_settle(struct timeline *t, uint64_t peer, uint64_t order)
+{
+	struct bond **at = &t->bonds, *b;
+
+	while ((b = *at) != NULL && (b->order != 0 || b->peer != peer))
+		at = &b->next;
+	if (b == NULL)
+		return;
+	b->order = order;
+	if (order == 0) {
+		*at = b->next;
+		free(b);
+	}
+}
+
 static void bond_end(struct timeline *t, uint64_t order)
 {
 	struct bond **at = bond_of(t, order), *b = *at;
@@ -248,6 +265,8 @@ static void accepted(struct call *c, struct store_job *j)
 
 	if (j->rc != 0)
 		unqueue(t, c->n);
+	if (o->given & GIVEN_UNTIL)
+		bond_settle(t, r->peer, j->rc == 0 ? o->id : 0);
 	if (t->deleting || t->gone) {
 		answer_refused(c->engine, r, "no_session", "the session has been deleted");
 		return;
@@ -262,8 +281,6 @@ static void accepted(struct call *c, struct store_job *j)
 	if (!again) {
 		t->n_queued++;
 		c->engine->stats.orders++;
-		if (o->given & GIVEN_UNTIL)
-			bond_make(t, o->id, r->peer);
 		resident_want(t);
 	}
 	if (r->wait && p->stage != 2) {
@@ -407,11 +424,18 @@ void verb_order(struct engine *e, struct request *r, struct timeline *t)
 	c = call_new(e, t, r, accepted);
 	c->n = o->n_payload;
 	t->n_queued_bytes += o->n_payload;
+	if (o->given & GIVEN_UNTIL)            /* now: the peer may leave before it is on disk */
+		bond_make(t, 0, r->peer);
 	call_post(c, j);
 }
 
 void verb_cancel(struct engine *e, struct request *r, struct timeline *t)
 {
+	r->rc = timeline_usable(t, &r->why);
+	if (r->rc != 0) {              /* nothing of it will ever be answered */
+		answer(e, r);
+		return;
+	}
 	if (t->cur != NULL && t->cur->kind != ORDER_APPEND) {
 		t->cancel = true;
 		wait_for(t, r, t->cur->id);

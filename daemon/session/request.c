@@ -98,6 +98,9 @@ static struct timeline *session_of(struct engine *e, struct request *r, const st
 {
 	struct timeline *t = timeline_find(e, r->owner, r->name);
 
+	/* One who reads on means the session that he began with. */
+	if (r->session != 0 && (t == NULL || t->row.id != r->session))
+		t = timeline_by_id(e, r->session);
 	if (t == NULL || t->creating || t->deleting || !may(r, t, ACCESS_READ)) {
 		answer_refused(e, r, "no_session", "no session %s", r->name);
 		return NULL;

@@ -39,6 +39,22 @@ void resident_want(struct timeline *t)
 	e->waiting_last = &t->wait_next;
 }
 
+/* It is deleted: it stands in no line. */
+void resident_forget(struct timeline *t)
+{
+	struct engine *e = t->engine;
+	struct timeline **at = &e->waiting;
+
+	if (!t->waiting)
+		return;
+	while (*at != t)
+		at = &(*at)->wait_next;
+	*at = t->wait_next;
+	if (e->waiting_last == &t->wait_next)
+		e->waiting_last = at;
+	t->waiting = false;
+}
+
 static bool idle(const struct timeline *t)
 {
 	return t->state == TIMELINE_READY && !timeline_busy(t) && !t->stalled;

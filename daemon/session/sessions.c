@@ -52,6 +52,18 @@ struct timeline *timeline_find(struct engine *e, uid_t uid, const char *name)
 	return t;
 }
 
+struct timeline *timeline_by_id(struct engine *e, uint64_t id)
+{
+	struct timeline *t;
+	size_t i;
+
+	for (i = 0; i < HASH_SIZE; i++)
+		for (t = e->hash[i]; t != NULL; t = t->hash_next)
+			if (t->row.id == id)
+				return t;
+	return NULL;
+}
+
 struct timeline *timeline_new(struct engine *e, const struct session_row *row)
 {
 	struct timeline *t = calloc(1, sizeof *t);
@@ -107,6 +119,7 @@ void timeline_free(struct timeline *t)
 void timeline_unlink(struct timeline *t)
 {
 	link_out(t);
+	resident_forget(t);
 	t->engine->n_session--;
 	t->gone = true;
 }
@@ -400,11 +413,25 @@ static void take_name(struct timeline *t, const char *name)
 	link_in(t);
 }
 
+/* A refused `set` is undone, unless another one has built on it: that one is on
+ * its way to disk with both. */
+static void undo_set(struct timeline *t, const struct session_row *refused, const struct session_row *before)
+{
+	if (memcmp(&t->row.settings, &refused->settings, sizeof t->row.settings) != 0 ||
+	    t->row.share != refused->share)
+		return;
+	t->row.settings = before->settings;
+	t->row.share = before->share;
+}
+
 static void changed_row(struct call *c, struct store_job *j)
 {
 	struct timeline *t = c->t;
 	struct request *r = c->r;
 
+	if (c->before != NULL && j->rc != 0)
+		undo_set(t, &j->row, c->before);
+	free(c->before);
 	if (t->deleting || t->gone) {
 		answer_refused(c->engine, r, "no_session", "the session has been deleted");
 		return;
@@ -422,14 +449,16 @@ static void changed_row(struct call *c, struct store_job *j)
 }
 
 /* t->row has been changed already, so that the next change builds on this one;
- * old_name: taken again when the store refuses. */
-static void change_row(struct engine *e, struct request *r, struct timeline *t, const char *old_name)
+ * old_name or before (owned): taken again when the store refuses. */
+static void change_row(struct engine *e, struct request *r, struct timeline *t, const char *old_name,
+                       struct session_row *before)
 {
 	struct store_job *j = store_job_new(STORE_SESSION_PUT, t->row.id);
 	struct call *c = call_new(e, t, r, changed_row);
 
 	j->durable = true;
 	j->row = t->row;
+	c->before = before;
 	if (old_name != NULL)
 		snprintf(c->name, sizeof c->name, "%s", old_name);
 	call_post(c, j);
@@ -450,18 +479,24 @@ static int set_check(const struct request *r, const struct timeline *t)
 
 void verb_set(struct engine *e, struct request *r, struct timeline *t)
 {
+	struct session_row *before;
+
 	r->rc = store_read_only(e->p.store, &r->why) ? REFUSED : set_check(r, t);
 	if (r->rc != 0) {
 		answer(e, r);
 		return;
 	}
+	before = malloc(sizeof *before);
+	if (before == NULL)
+		abort();
+	*before = t->row;
 	settings_merge(&t->row.settings, &r->settings, r->given);
 	if (r->given & GIVEN_SHARE)
 		t->row.share = r->share;
 	/* Rebuilt with the loaded model: one that was set aside gets another chance. */
 	if (r->given & GIVEN_MODEL)
 		t->row.n_kill = 0;
-	change_row(e, r, t, NULL);
+	change_row(e, r, t, NULL, before);
 }
 
 void verb_rename(struct engine *e, struct request *r, struct timeline *t)
@@ -478,7 +513,7 @@ void verb_rename(struct engine *e, struct request *r, struct timeline *t)
 	} else {
 		memcpy(old, t->row.name, sizeof old);
 		take_name(t, r->new_name);
-		change_row(e, r, t, old);
+		change_row(e, r, t, old, NULL);
 	}
 }
 

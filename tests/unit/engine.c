@@ -2,10 +2,12 @@
 #include "tests/unit/engine-desk.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include <cmocka.h>
 
@@ -270,6 +272,32 @@ static void peers_leave(void **state)
 	desk_remove(&d);
 }
 
+/* The peer has left before what it asked for is on disk. */
+static void peers_leave_at_once(void **state)
+{
+	struct request *r;
+	struct desk d;
+	uint64_t order;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	endless(&d, "a", false);
+	request_free(desk_ask(&d, ask_new(VERB_CANCEL, "a")));
+	r = ask_new(VERB_GENERATE, "a");
+	r->given |= GIVEN_MAX_TOKENS;
+	r->settings.max_tokens = 1000000;
+	r->until_disconnect = true;
+	desk_post(&d, r);
+	desk_post(&d, ask_new(VERB_PEER_GONE, ""));
+	order = number(desk_answer(&d, r), "request");
+	request_free(r);
+	desk_turn_end(&d, order);
+	assert_int_equal(desk_reason(&d, order), TURN_CANCELLED);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
 /* ---- who may, and how much ---- */
 
 static void caps(void **state)
@@ -418,6 +446,115 @@ static void deleting(void **state)
 	desk_remove(&d);
 }
 
+/* One that waits for a slot behind another is deleted. */
+static void deleting_in_the_queue(void **state)
+{
+	static const char *const names[] = { "b", "c", "e" };
+	struct request *r;
+	struct desk d;
+	uint64_t order;
+	size_t i;
+
+	(void)state;
+	desk_new(&d);
+	d.p.n_slot = 1;
+	d.p.slot_seconds = 1000;
+	desk_start(&d);
+	endless(&d, "a", false);
+	for (i = 0; i < 3; i++) {
+		desk_create(&d, names[i], false, 1, 0);
+		order = desk_order(&d, VERB_SAY, names[i], "Me too.", 3);
+	}
+	desk_delete(&d, "c");
+	desk_create(&d, "f", false, 1, 0);
+	desk_order(&d, VERB_SAY, "f", "Me too.", 3);
+	r = desk_ask(&d, ask_new(VERB_CANCEL, "a"));
+	assert_true(number(r, "cancelled"));
+	request_free(r);
+	desk_turn_end(&d, order);
+	while (!desk_idle(&d, "b") || !desk_idle(&d, "f"))
+		desk_pump(&d, 10);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+/* Who reads a session goes on in it, whatever its name is by now. */
+static void renamed_under_a_reader(void **state)
+{
+	struct request *r, *rename;
+	struct desk d;
+	uint64_t id;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", true, 1, 0);
+	desk_append_ids(&d, "a", (int32_t[]){ 100, 200, 300 }, 3);
+	r = desk_ask(&d, ask_new(VERB_READ, "a"));
+	id = r->session;
+	request_free(r);
+	rename = ask_new(VERB_RENAME, "a");
+	strcpy(rename->new_name, "b");
+	request_free(desk_ask(&d, rename));
+	desk_create(&d, "a", true, 1, 0);      /* another one */
+	r = ask_new(VERB_READ, "a");
+	r->session = id;
+	desk_ask(&d, r);
+	assert_int_equal(r->rc, 0);
+	assert_int_equal(r->session, id);
+	assert_int_equal(value_get(r->result, "events")->l.n, 2);
+	request_free(r);
+	desk_delete(&d, "b");
+	r = ask_new(VERB_READ, "a");
+	r->session = id;
+	refused(&d, r, "no_session");
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
+/* ---- a full disk ---- */
+
+static void files_grow(bool yes)
+{
+	struct rlimit r;
+
+	getrlimit(RLIMIT_FSIZE, &r);
+	r.rlim_cur = yes ? r.rlim_max : 0;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &r), 0);
+}
+
+/* What the disk refuses is as if nobody had asked for it. */
+static void full_disk(void **state)
+{
+	struct request *r;
+	struct desk d;
+
+	(void)state;
+	signal(SIGXFSZ, SIG_IGN);
+	desk_new(&d);
+	desk_start(&d);
+	endless(&d, "a", false);
+	desk_create(&d, "b", true, 1, 0.5f);
+	files_grow(false);
+	r = ask_new(VERB_SET, "b");
+	r->given = GIVEN_TEMPERATURE | GIVEN_SHARE;
+	r->settings.sampling.temperature = 2;
+	r->share = SHARE_GROUP_WRITE;
+	refused(&d, r, "disk");
+	refused(&d, ask_new(VERB_DELETE, "a"), "disk");
+	files_grow(true);
+	r = desk_ask(&d, ask_new(VERB_INFO, "b"));
+	assert_true(value_get(r->result, "temperature")->d == 0.5);
+	assert_string_equal(word(r, "share"), "none");
+	request_free(r);
+	r = desk_ask(&d, ask_new(VERB_CANCEL, "a"));
+	assert_true(number(r, "cancelled"));
+	request_free(r);
+	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "Again.", 5));
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
 static void pinned_system(void **state)
 {
 	struct request *r;
@@ -490,6 +627,7 @@ static void another_model(void **state)
 	desk_start(&d);
 	desk_create(&d, "a", true, 1, 0);
 	desk_append_ids(&d, "a", (int32_t[]){ 100, 200, 300 }, 3);
+	endless(&d, "c", false);
 	desk_stop(&d);
 	snprintf(other, sizeof other, "%.*s/tiny-gemma3.gguf", (int)(strrchr(d.p.model, '/') - d.p.model), d.p.model);
 	d.p.model = other;
@@ -500,6 +638,7 @@ static void another_model(void **state)
 	request_free(r);
 	refused(&d, ask_new(VERB_GENERATE, "a"), "model_changed");
 	refused(&d, ask_new(VERB_SHOW, "a"), "model_changed");
+	refused(&d, ask_new(VERB_CANCEL, "c"), "model_changed");
 	r = ask_new(VERB_SET, "a");
 	r->given = GIVEN_MODEL;
 	refused(&d, r, "not_finished");
@@ -522,10 +661,14 @@ int main(void)
 		cmocka_unit_test(whole_characters),
 		cmocka_unit_test(cancelling),
 		cmocka_unit_test(peers_leave),
+		cmocka_unit_test(peers_leave_at_once),
 		cmocka_unit_test(caps),
 		cmocka_unit_test(access_rules),
 		cmocka_unit_test(mistakes),
 		cmocka_unit_test(deleting),
+		cmocka_unit_test(deleting_in_the_queue),
+		cmocka_unit_test(renamed_under_a_reader),
+		cmocka_unit_test(full_disk),
 		cmocka_unit_test(pinned_system),
 		cmocka_unit_test(scoring),
 		cmocka_unit_test(another_model),
