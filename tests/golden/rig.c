@@ -11,6 +11,12 @@
 
 #include "daemon/model/sample.h"
 
+#ifdef RIG_BACKEND               /* another backend than the CPU's */
+extern const struct backend_ops RIG_BACKEND;
+#else
+#define RIG_BACKEND backend_cpu
+#endif
+
 static int n_failed;
 
 void check(bool ok, const char *fmt, ...)
@@ -167,13 +173,13 @@ const char *model_path(const char *variable, const char *file)
 bool rig_open(struct rig *r, const char *model, const struct rig_params *p)
 {
 	const struct backend_params bp = { .n_thread = p->n_thread, .n_row_max = p->n_chunk, .isa = p->isa };
-	struct model_params mp = { .ops = &backend_cpu, .n_cache = p->n_cache };
+	struct model_params mp = { .ops = &RIG_BACKEND, .n_cache = p->n_cache };
 	struct kv_shape shape = { .type = p->type, .n_chunk = p->n_chunk, .most = p->most, .n_slot = 1 };
 	struct backend_why bw = { "" };
 	struct reason why = { "", "" };
 
 	memset(r, 0, sizeof *r);
-	r->ops = &backend_cpu;
+	r->ops = &RIG_BACKEND;
 	r->p = *p;
 	if (r->ops->open(&r->backend, &bp, &bw)) {
 		printf("skip   %s: %s\n", p->isa ? p->isa : "best", bw.text);

@@ -17,8 +17,6 @@
 
 #define CHUNK 64u
 
-static const struct backend_ops *const cpu = &backend_cpu;
-
 struct scene {
 	const char *name;
 	uint32_t n_head, n_head_kv, head_dim;
@@ -233,30 +231,30 @@ static void stage_open(struct stage *g, const struct world *w, const struct run 
 	g->layers[0] = layer;
 	g->layers[1] = layer;
 	g->layers[1].local = s->local;
-	assert_int_equal(cpu->kv_open(g->b, &shape, NULL, &g->kv, &why), 0);
+	assert_int_equal(desk_ops->kv_open(g->b, &shape, NULL, &g->kv, &why), 0);
 	g->wq = matrix_load(g->b, w->q);
 	g->wk = matrix_load(g->b, w->k);
 	g->wv = matrix_load(g->b, w->v);
 	g->sink = s->sink ? matrix_load(g->b, w->sink) : NULL;
-	assert_int_equal(cpu->act_new(g->b, w->q->n_in, &g->q), 0);
-	assert_int_equal(cpu->act_new(g->b, w->k->n_in, &g->k), 0);
-	assert_int_equal(cpu->act_new(g->b, w->k->n_in, &g->v), 0);
-	assert_int_equal(cpu->act_new(g->b, w->q->n_in, &g->o), 0);
+	assert_int_equal(desk_ops->act_new(g->b, w->q->n_in, &g->q), 0);
+	assert_int_equal(desk_ops->act_new(g->b, w->k->n_in, &g->k), 0);
+	assert_int_equal(desk_ops->act_new(g->b, w->k->n_in, &g->v), 0);
+	assert_int_equal(desk_ops->act_new(g->b, w->q->n_in, &g->o), 0);
 	g->rope = (struct rope){ s->order, s->n_rot, w->freq, 1.0f };
 }
 
 static void stage_close(struct stage *g)
 {
-	cpu->act_free(g->b, g->q);
-	cpu->act_free(g->b, g->k);
-	cpu->act_free(g->b, g->v);
-	cpu->act_free(g->b, g->o);
-	cpu->weight_free(g->b, g->wq);
-	cpu->weight_free(g->b, g->wk);
-	cpu->weight_free(g->b, g->wv);
-	cpu->weight_free(g->b, g->sink);
-	cpu->kv_close(g->b, g->kv);
-	cpu->close(g->b);
+	desk_ops->act_free(g->b, g->q);
+	desk_ops->act_free(g->b, g->k);
+	desk_ops->act_free(g->b, g->v);
+	desk_ops->act_free(g->b, g->o);
+	desk_ops->weight_free(g->b, g->wq);
+	desk_ops->weight_free(g->b, g->wk);
+	desk_ops->weight_free(g->b, g->wv);
+	desk_ops->weight_free(g->b, g->sink);
+	desk_ops->kv_close(g->b, g->kv);
+	desk_ops->close(g->b);
 }
 
 /* Rows first..first+n-1 of the scene, with or without a stranger's in front. */
@@ -277,19 +275,19 @@ static void step(struct stage *g, const struct world *w, const struct run *r, ui
 		rows[i] = (struct batch_row){ (int32_t)((first + i * 3) % s->n_token), 0, first + i };
 	for (uint32_t i = 0; i < n; i++)
 		rows[lead + i] = (struct batch_row){ (int32_t)(first + i), lead ? 1 : 0, pos_of(s, first + i) };
-	cpu->begin(g->b, g->kv, &batch);
-	cpu->embed(g->b, g->wq, 1, g->q);
-	cpu->embed(g->b, g->wk, 1, g->k);
-	cpu->embed(g->b, g->wv, 1, g->v);
+	desk_ops->begin(g->b, g->kv, &batch);
+	desk_ops->embed(g->b, g->wq, 1, g->q);
+	desk_ops->embed(g->b, g->wk, 1, g->k);
+	desk_ops->embed(g->b, g->wv, 1, g->v);
 	for (uint32_t layer = 0; layer < N_LAYER; layer++) {
 		a.layer = layer;
-		cpu->store(g->b, layer, &g->rope, g->k, g->v);
-		cpu->attend(g->b, &a, g->q, g->o);
-		cpu->read(g->b, g->o, all);
+		desk_ops->store(g->b, layer, &g->rope, g->k, g->v);
+		desk_ops->attend(g->b, &a, g->q, g->o);
+		desk_ops->read(g->b, g->o, all);
 		memcpy(out + ((size_t)layer * s->n_token + first) * width, all + (size_t)lead * width,
 		       (size_t)n * width * sizeof(float));
 	}
-	assert_int_equal(cpu->end(g->b, &why), 0);
+	assert_int_equal(desk_ops->end(g->b, &why), 0);
 	free(all);
 }
 
@@ -392,10 +390,10 @@ static void dirty_slot(void **state)
 			play(w, &r, clean);
 			stage_open(&g, w, &r);
 			shape = (struct kv_shape){ s.type, N_LAYER, g.layers, CHUNK, s.window, 1 };
-			bytes = cpu->kv_bytes(&shape, s.window);
+			bytes = desk_ops->kv_bytes(&shape, s.window);
 			junk = malloc(bytes);
 			memset(junk, 0xff, bytes);
-			assert_int_equal(cpu->kv_write(g.kv, 1, junk, bytes), 0);
+			assert_int_equal(desk_ops->kv_write(g.kv, 1, junk, bytes), 0);
 			free(junk);
 			for (uint32_t first = 0; first < s.n_token; first += 7)
 				step(&g, w, &r, first, s.n_token - first < 7 ? s.n_token - first : 7, dirty);
@@ -426,18 +424,18 @@ static void moved_slot(void **state)
 	stage_open(&one, w, &r);
 	stage_open(&two, w, &r);
 	shape = (struct kv_shape){ s->type, N_LAYER, one.layers, CHUNK, s->window, 1 };
-	bytes = cpu->kv_bytes(&shape, s->window);
+	bytes = desk_ops->kv_bytes(&shape, s->window);
 	copy = malloc(bytes);
 	for (uint32_t first = 0; first < 150; first += 10)
 		step(&one, w, &r, first, 10, move);
-	assert_int_equal(cpu->kv_read(one.kv, 1, copy, bytes), 0);
-	assert_int_equal(cpu->kv_write(two.kv, 1, copy, bytes), 0);
+	assert_int_equal(desk_ops->kv_read(one.kv, 1, copy, bytes), 0);
+	assert_int_equal(desk_ops->kv_write(two.kv, 1, copy, bytes), 0);
 	for (uint32_t first = 150; first < 200; first += 10)
 		step(&two, w, &r, first, 10, move);
 	assert_memory_equal(stay, move, size);
-	assert_string_equal(cpu->kv_layout(one.b, KV_F32), "cpu-kv1-f32-b16");
-	assert_true(cpu->kv_read(one.kv, 2, copy, bytes) < 0);
-	assert_true(cpu->kv_read(one.kv, 0, copy, (size_t)1 << 40) < 0);
+	assert_string_equal(desk_ops->kv_layout(one.b, KV_F32), desk_layout);
+	assert_true(desk_ops->kv_read(one.kv, 2, copy, bytes) < 0);
+	assert_true(desk_ops->kv_read(one.kv, 0, copy, (size_t)1 << 40) < 0);
 	free(copy);
 	free(stay);
 	free(move);
@@ -448,7 +446,7 @@ static void moved_slot(void **state)
 
 static void bad_shapes(void **state)
 {
-	struct backend *b = place_open((struct place){ "scalar", 1 }, 16);
+	struct backend *b = place_open((struct place){ NULL, 1 }, 16);
 	struct kv_layer layer = { 2, 64, 0 };
 	struct kv_shape shape = { KV_F16, 1, &layer, 16, { 4, 60 }, 1 };
 	struct backend_why why = { "" };
@@ -456,20 +454,20 @@ static void bad_shapes(void **state)
 
 	(void)state;
 	shape.n_chunk = 0;
-	assert_true(cpu->kv_open(b, &shape, NULL, &kv, &why) < 0);
+	assert_true(desk_ops->kv_open(b, &shape, NULL, &kv, &why) < 0);
 	shape.n_chunk = 16;
 	shape.most.n_recent = UINT32_MAX;
-	assert_true(cpu->kv_open(b, &shape, NULL, &kv, &why) < 0);
+	assert_true(desk_ops->kv_open(b, &shape, NULL, &kv, &why) < 0);
 	shape.most.n_recent = 1u << 26;
 	shape.n_slot = UINT32_MAX;
 	layer = (struct kv_layer){ 4096, 4096, 0 };
-	assert_true(cpu->kv_open(b, &shape, NULL, &kv, &why) < 0);
+	assert_true(desk_ops->kv_open(b, &shape, NULL, &kv, &why) < 0);
 	layer.head_dim = 0;
-	assert_true(cpu->kv_open(b, &shape, NULL, &kv, &why) < 0);
+	assert_true(desk_ops->kv_open(b, &shape, NULL, &kv, &why) < 0);
 	assert_null(kv);
 	assert_string_not_equal(why.text, "");
-	cpu->kv_close(b, NULL);
-	cpu->close(b);
+	desk_ops->kv_close(b, NULL);
+	desk_ops->close(b);
 }
 
 int main(void)

@@ -2,6 +2,9 @@
  * What the kernel tests share: a random generator of their own, every backend
  * that this machine can open (instruction sets times threads), weights of random
  * blocks, and acts filled through embed, the only way in.
+ *
+ * Compiled with DESK_CUSIM, the backend is CUDA's on the simulated device, and a
+ * place is one of the simulation's modes.
  */
 #ifndef TESTS_KERNELS_DESK_H
 #define TESTS_KERNELS_DESK_H
@@ -12,6 +15,10 @@ struct rng { uint64_t state; };
 uint64_t rng_next(struct rng *r);
 uint32_t rng_below(struct rng *r, uint32_t n);
 float rng_normal(struct rng *r);               /* roughly: mean 0, deviation 1 */
+
+extern const struct backend_ops *const desk_ops;
+extern const bool desk_rounds;                 /* products see activations in int8 pairs */
+extern const char *const desk_layout;          /* of float32 caches */
 
 struct place { const char *isa; unsigned n_thread; };
 /* The i-th, scalar with one thread first; false past the end.  What the machine

@@ -20,8 +20,6 @@
 #define TOKENS 40
 #define MOST_ROWS 33
 
-static const struct backend_ops *const cpu = &backend_cpu;
-
 /* One operation on two inputs of a width: what the backend makes of it, and what
  * it should be for a row. */
 struct operation {
@@ -42,9 +40,9 @@ static void make_norm(struct backend *b, const struct operation *o, struct act *
 	const struct norm n = { (enum norm_kind)o->kind, o->part, 1e-5f, loaded_weight,
 	                        o->kind == NORM_LAYER ? loaded_bias : NULL };
 
-	cpu->norm(b, &n, x, o->size > 5 ? y : x);
+	desk_ops->norm(b, &n, x, o->size > 5 ? y : x);
 	if (o->size > 5)
-		cpu->norm(b, &n, y, x);         /* into another act, and norm of a norm */
+		desk_ops->norm(b, &n, y, x);         /* into another act, and norm of a norm */
 }
 
 static void norm_once(const struct operation *o, uint32_t width, double *v)
@@ -93,13 +91,13 @@ static void make_norm_each(struct backend *b, const struct operation *o, struct 
 	const struct norm n = { NORM_RMS, (uint32_t)o->kind, 1e-5f, loaded_weight, NULL };
 
 	(void)y;
-	cpu->norm(b, &n, x, x);
+	desk_ops->norm(b, &n, x, x);
 }
 
 static void make_clamp(struct backend *b, const struct operation *o, struct act *x, struct act *y)
 {
 	(void)y;
-	cpu->clamp(b, (float)o->kind, x);
+	desk_ops->clamp(b, (float)o->kind, x);
 }
 
 static void should_clamp(const struct operation *o, uint32_t width, const float *x, const float *y, double *out)
@@ -121,7 +119,7 @@ static void should_swiglu(const struct operation *o, uint32_t width, const float
 
 static void make_glu(struct backend *b, const struct operation *o, struct act *x, struct act *y)
 {
-	cpu->glu(b, (enum glu_kind)o->kind, x, o->part ? y : NULL, x);
+	desk_ops->glu(b, (enum glu_kind)o->kind, x, o->part ? y : NULL, x);
 }
 
 static double activation(int kind, double x)
@@ -143,7 +141,7 @@ static void should_glu(const struct operation *o, uint32_t width, const float *x
 static void make_add(struct backend *b, const struct operation *o, struct act *x, struct act *y)
 {
 	(void)o;
-	cpu->add(b, x, y, x);
+	desk_ops->add(b, x, y, x);
 }
 
 static void should_add(const struct operation *o, uint32_t width, const float *x, const float *y, double *out)
@@ -156,7 +154,7 @@ static void should_add(const struct operation *o, uint32_t width, const float *x
 static void make_softcap(struct backend *b, const struct operation *o, struct act *x, struct act *y)
 {
 	(void)y;
-	cpu->softcap(b, (float)o->kind, x);
+	desk_ops->softcap(b, (float)o->kind, x);
 }
 
 static void should_softcap(const struct operation *o, uint32_t width, const float *x, const float *y, double *out)
@@ -198,23 +196,23 @@ static void play(const struct operation *o, struct place p, uint32_t n, const st
 
 	loaded_weight = norm_weight ? matrix_load(b, norm_weight) : NULL;
 	loaded_bias = norm_bias ? matrix_load(b, norm_bias) : NULL;
-	assert_int_equal(cpu->act_new(b, o->width, &x), 0);
-	assert_int_equal(cpu->act_new(b, o->width, &y), 0);
+	assert_int_equal(desk_ops->act_new(b, o->width, &x), 0);
+	assert_int_equal(desk_ops->act_new(b, o->width, &y), 0);
 	for (uint32_t i = 0; i < n; i++)
 		rows[i] = (struct batch_row){ (int32_t)(i % TOKENS), 0, i };
-	cpu->begin(b, NULL, &batch);
-	cpu->embed(b, wx, 1, x);
-	cpu->embed(b, wy, 1, y);
+	desk_ops->begin(b, NULL, &batch);
+	desk_ops->embed(b, wx, 1, x);
+	desk_ops->embed(b, wy, 1, y);
 	o->make(b, o, x, y);
-	cpu->read(b, x, out);
-	assert_int_equal(cpu->end(b, NULL), 0);
-	cpu->act_free(b, x);
-	cpu->act_free(b, y);
-	cpu->weight_free(b, wx);
-	cpu->weight_free(b, wy);
-	cpu->weight_free(b, loaded_weight);
-	cpu->weight_free(b, loaded_bias);
-	cpu->close(b);
+	desk_ops->read(b, x, out);
+	assert_int_equal(desk_ops->end(b, NULL), 0);
+	desk_ops->act_free(b, x);
+	desk_ops->act_free(b, y);
+	desk_ops->weight_free(b, wx);
+	desk_ops->weight_free(b, wy);
+	desk_ops->weight_free(b, loaded_weight);
+	desk_ops->weight_free(b, loaded_bias);
+	desk_ops->close(b);
 }
 
 static void operate(const struct operation *o)
@@ -273,23 +271,23 @@ static void embed_every_format(void **state)
 	struct act *x;
 
 	(void)state;
-	assert_int_equal(cpu->act_new(b, 512, &x), 0);
+	assert_int_equal(desk_ops->act_new(b, 512, &x), 0);
 	for (size_t i = 0; (q = quant_at(i)) != NULL; i++) {
 		struct matrix *m = matrix_random(&r, q->type, 512, TOKENS, 1);
 		struct weight *w = matrix_load(b, m);
 
-		cpu->begin(b, NULL, &batch);
-		cpu->embed(b, w, 24.0f, x);
-		cpu->read(b, x, out);
-		assert_int_equal(cpu->end(b, NULL), 0);
+		desk_ops->begin(b, NULL, &batch);
+		desk_ops->embed(b, w, 24.0f, x);
+		desk_ops->read(b, x, out);
+		assert_int_equal(desk_ops->end(b, NULL), 0);
 		for (uint32_t row = 0; row < 3; row++)
 			for (uint32_t k = 0; k < 512; k++)
 				assert_true(out[row * 512 + k] == 24.0f * m->values[(size_t)rows[row].token * 512 + k]);
-		cpu->weight_free(b, w);
+		desk_ops->weight_free(b, w);
 		matrix_free(m);
 	}
-	cpu->act_free(b, x);
-	cpu->close(b);
+	desk_ops->act_free(b, x);
+	desk_ops->close(b);
 }
 
 /* A token outside of the vocabulary fails the step, by name, and the next is fine. */
@@ -306,23 +304,23 @@ static void bad_token(void **state)
 	struct act *x;
 
 	(void)state;
-	assert_int_equal(cpu->act_new(b, 32, &x), 0);
+	assert_int_equal(desk_ops->act_new(b, 32, &x), 0);
 	for (int32_t t = -1; t < TOKENS + 1; t += TOKENS + 1) {
 		row.token = t;
-		cpu->begin(b, NULL, &batch);
-		cpu->embed(b, w, 1, x);
-		cpu->add(b, x, x, x);
-		assert_int_equal(cpu->end(b, &why), -EINVAL);
+		desk_ops->begin(b, NULL, &batch);
+		desk_ops->embed(b, w, 1, x);
+		desk_ops->add(b, x, x, x);
+		assert_int_equal(desk_ops->end(b, &why), -EINVAL);
 		assert_non_null(strstr(why.text, "token"));
 	}
 	row.token = 3;
-	cpu->begin(b, NULL, &batch);
-	cpu->embed(b, w, 1, x);
-	assert_int_equal(cpu->end(b, &why), 0);
-	cpu->act_free(b, x);
-	cpu->weight_free(b, w);
+	desk_ops->begin(b, NULL, &batch);
+	desk_ops->embed(b, w, 1, x);
+	assert_int_equal(desk_ops->end(b, &why), 0);
+	desk_ops->act_free(b, x);
+	desk_ops->weight_free(b, w);
 	matrix_free(m);
-	cpu->close(b);
+	desk_ops->close(b);
 }
 
 static void select_rows(void **state)
@@ -341,26 +339,26 @@ static void select_rows(void **state)
 	(void)state;
 	for (uint32_t i = 0; i < 8; i++)
 		rows[i] = (struct batch_row){ (int32_t)(i * 4), 0, i };
-	assert_int_equal(cpu->act_new(b, 40, &x), 0);
-	assert_int_equal(cpu->act_new(b, 40, &y), 0);
+	assert_int_equal(desk_ops->act_new(b, 40, &x), 0);
+	assert_int_equal(desk_ops->act_new(b, 40, &y), 0);
 	for (int in_place = 0; in_place < 2; in_place++) {
 		struct act *to = in_place ? x : y;
 
-		cpu->begin(b, NULL, &batch);
-		cpu->embed(b, w, 1, x);
-		cpu->select(b, x, to);
-		cpu->add(b, to, to, to);
-		cpu->read(b, to, out);
-		assert_int_equal(cpu->end(b, NULL), 0);
+		desk_ops->begin(b, NULL, &batch);
+		desk_ops->embed(b, w, 1, x);
+		desk_ops->select(b, x, to);
+		desk_ops->add(b, to, to, to);
+		desk_ops->read(b, to, out);
+		assert_int_equal(desk_ops->end(b, NULL), 0);
 		for (uint32_t i = 0; i < 3; i++)
 			for (uint32_t k = 0; k < 40; k++)
 				assert_true(out[i * 40 + k] == 2 * m->values[outputs[i] * 4 * 40 + k]);
 	}
-	cpu->act_free(b, x);
-	cpu->act_free(b, y);
-	cpu->weight_free(b, w);
+	desk_ops->act_free(b, x);
+	desk_ops->act_free(b, y);
+	desk_ops->weight_free(b, w);
 	matrix_free(m);
-	cpu->close(b);
+	desk_ops->close(b);
 }
 
 /* The int8 form of an act is not used after the act was written again. */
@@ -377,25 +375,25 @@ static void act_written_again(void **state)
 	float one[20], two[20];
 
 	(void)state;
-	assert_int_equal(cpu->act_new(b, 64, &x), 0);
-	assert_int_equal(cpu->act_new(b, 20, &y), 0);
-	cpu->begin(b, NULL, &batch);
-	cpu->embed(b, table, 1, x);
-	cpu->matmul(b, w, NULL, x, y);
-	cpu->read(b, y, one);
-	cpu->add(b, x, x, x);
-	cpu->matmul(b, w, NULL, x, y);
-	cpu->read(b, y, two);
-	assert_int_equal(cpu->end(b, NULL), 0);
+	assert_int_equal(desk_ops->act_new(b, 64, &x), 0);
+	assert_int_equal(desk_ops->act_new(b, 20, &y), 0);
+	desk_ops->begin(b, NULL, &batch);
+	desk_ops->embed(b, table, 1, x);
+	desk_ops->matmul(b, w, NULL, x, y);
+	desk_ops->read(b, y, one);
+	desk_ops->add(b, x, x, x);
+	desk_ops->matmul(b, w, NULL, x, y);
+	desk_ops->read(b, y, two);
+	assert_int_equal(desk_ops->end(b, NULL), 0);
 	for (int i = 0; i < 20; i++)
 		assert_true(one[i] != 0 && two[i] == 2 * one[i]);
-	cpu->act_free(b, x);
-	cpu->act_free(b, y);
-	cpu->weight_free(b, table);
-	cpu->weight_free(b, w);
+	desk_ops->act_free(b, x);
+	desk_ops->act_free(b, y);
+	desk_ops->weight_free(b, table);
+	desk_ops->weight_free(b, w);
 	matrix_free(m);
 	matrix_free(q);
-	cpu->close(b);
+	desk_ops->close(b);
 }
 
 /* ---- the pool ---- */

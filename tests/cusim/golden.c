@@ -1,0 +1,91 @@
+/*
+ * The tiny models through the CUDA backend on the simulated device, against
+ * tests/tools/streaming_nll.py, far past their windows; and for one window the same
+ * bits whatever the chunk, the order of threads and the mode.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/cusim/modes.h"
+#include "tests/golden/rig.h"
+
+#define TOKENS 200u              /* of the vectors: three windows, and a second of work each */
+
+static const struct { const char *mode; uint32_t chunk; enum kv_type type; double most; } ways[] = {
+	{ "poison", 32, KV_F32, 2e-3 },                       /* the first says the bits */
+	{ "poison,unreadable,lazy,order:11", 7, KV_F32, 2e-3 },
+	{ "poison,order:reverse", 32, KV_F16, 2e-2 },
+};
+
+static double furthest(const double *a, const double *b, size_t n)
+{
+	double most = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		most = fabs(a[i] - b[i]) > most || isnan(a[i]) ? fabs(a[i] - b[i]) : most;
+	return most;
+}
+
+static void way(const char *name, const char *path, const struct vectors *v, size_t w, double **first)
+{
+	const struct rig_params p = { .n_chunk = 32, .type = ways[w].type, .most = { 16, 80 } };
+	const size_t n = v->n_token - 1;
+	double *nll = calloc(n, sizeof *nll), far;
+	struct rig r;
+	size_t i;
+
+	check(cusim_mode(ways[w].mode), "%s: a mode", ways[w].mode);
+	if (!rig_open(&r, path, &p)) {
+		check(false, "%s: the backend opens", ways[w].mode);
+		free(nll);
+		return;
+	}
+	for (i = 0; i < (w == 0 ? v->n_run : 1); i++) {
+		const struct run *run = &v->runs[i];
+
+		rig_nll(&r, run->window, true, v->tokens, v->n_token, ways[w].chunk, nll);
+		far = furthest(nll, run->nll, n);
+		check(far < ways[w].most, "%s %s %u+%u: every nll within %g (furthest %.2g)", name, ways[w].mode,
+		      run->window.n_sink, run->window.n_recent, ways[w].most, far);
+		if (w == 0)
+			memcpy(first[i] = malloc(n * sizeof *nll), nll, n * sizeof *nll);
+		else if (ways[w].type == ways[0].type)
+			check(memcmp(nll, first[i], n * sizeof *nll) == 0, "%s %s %u+%u, chunk %u: the same bits", name,
+			      ways[w].mode, run->window.n_sink, run->window.n_recent, ways[w].chunk);
+	}
+	rig_close(&r);
+	free(nll);
+}
+
+static void model(const char *top, const char *name)
+{
+	char folder[2048], path[2048], file[64];
+	double *first[16] = { NULL };
+	struct vectors v;
+	size_t i;
+
+	snprintf(folder, sizeof folder, "%s/tests/golden", top);
+	snprintf(path, sizeof path, "%s/tests/data/%s.gguf", top, name);
+	snprintf(file, sizeof file, "%s.json", name);
+	vectors_read(&v, folder, file);
+	if (v.n_token > TOKENS)
+		v.n_token = TOKENS;
+	for (i = 0; i < sizeof ways / sizeof *ways; i++)
+		way(name, path, &v, i, first);
+	for (i = 0; i < v.n_run; i++)
+		free(first[i]);
+	vectors_free(&v);
+}
+
+int main(int argc, char **argv)
+{
+	const char *top = argc > 1 ? argv[1] : getenv("srcdir");
+
+	model(top ? top : ".", "tiny-llama");
+	model(top ? top : ".", "tiny-gemma3");
+	check(cusim_faults(NULL) == 0, "no faults of the device");
+	return check_status();
+}
