@@ -1,7 +1,6 @@
 """Four readers on one session, one late, one very slow: the same bytes for all, and the slow one delays nobody."""
 import subprocess
 import threading
-import time
 
 import msgpack
 
@@ -25,7 +24,7 @@ class Slow:
         s, at, lagged = self.c.socket, 1, 0
         while not self.hurry.is_set():
             self.raw += s.recv(1)
-            time.sleep(0.05)
+            self.hurry.wait(1)                     # a byte a second
         self.c.unpacker.feed(self.raw)
         for m in self.c.unpacker:
             self.c.notifications.append((m[1], m[2][0]))
