@@ -1,9 +1,10 @@
 /*
  * An answer as it comes, and transcripts.
  *
- * The one idea: a cursor into the session's log.  Whatever happens to the
- * connection or the daemon, reading goes on at the cursor, so nothing is printed
- * twice and nothing is missed.
+ * The one idea: a cursor into the session's log, which is followed.  Whatever
+ * happens to the connection or the daemon, following begins again at the cursor, so
+ * nothing is printed twice and nothing is missed.  To follow, not to read again and
+ * again, is what brings a token when it is made: a read is answered between two steps.
  */
 #include <poll.h>
 #include <stdio.h>
@@ -13,13 +14,14 @@
 #include "client/client.h"
 #include "proto/frame.h"
 
-#define WAIT_MS 10000
+#define BEGIN_MS 200           /* how long Ctrl-C waits to see whether the answer has begun */
 #define CANCEL_MS 5000         /* how long a cancelled answer's end is waited for */
 
 struct stream {
 	struct client *c;
 	const char *name;
 	uint64_t request, from;
+	unsigned n_link;           /* connection that follows */
 	bool begun, ended, failed, cancelled;
 	char last;                 /* character printed */
 };
@@ -58,22 +60,23 @@ static int stream_event(struct stream *s, const msgpack_object *event)
 	return 0;
 }
 
-static int stream_events(struct stream *s, const msgpack_object *result)
+/* A notification: an entry from the cursor on, or news. */
+static int stream_take(struct stream *s, const msgpack_object *event)
 {
-	const msgpack_object *events = frame_get(result, "events");
-	uint64_t next = answer_uint(result, "next");
-	uint32_t i;
-	int rc;
+	uint64_t seq = answer_uint(event, "seq");
 
-	if (events && events->type == MSGPACK_OBJECT_ARRAY)
-		for (i = 0; i < events->via.array.size && !s->ended; i++) {
-			rc = stream_event(s, &events->via.array.ptr[i]);
-			if (rc)
-				return rc;
-		}
-	if (next > s->from)
-		s->from = next;
-	return 0;
+	if (answer_is(event, "kind", "lagged")) {
+		s->n_link = 0;             /* follow again, from the cursor */
+		return 0;
+	}
+	if (answer_is(event, "state", "deleted")) {
+		fprintf(stderr, "sink: no_session: the session was deleted\n");
+		return EXIT_REFUSED;
+	}
+	if (seq < s->from || s->ended)
+		return 0;
+	s->from = seq + 1;
+	return stream_event(s, event);
 }
 
 static int cancel(struct client *c, const char *name)
@@ -91,69 +94,72 @@ static int cancel(struct client *c, const char *name)
 	return rc;
 }
 
-/* Waits for the answer to a read, or Ctrl-C (EXIT_INTERRUPTED). */
-static int read_wait(struct stream *s, uint32_t id, int64_t end, struct sink_answer *out, struct sink_error *e)
-{
-	struct pollfd p[2] = { { .fd = sink_fd(s->c->sink), .events = POLLIN },
-	                       { .fd = signal_fd(), .events = POLLIN } };
-	int rc;
-
-	for (;;) {
-		rc = sink_wait_ms(s->c->sink, id, 0, out, e);
-		if (rc != SINK_TIMEOUT)
-			return rc;
-		if (end && clock_ms() >= end)
-			return SINK_TIMEOUT;
-		poll(p, 2, end ? 100 : -1);
-		if (p[1].revents)
-			return SINK_TIMEOUT;
-	}
-}
-
-/* One read from the cursor.  A refusal is said; a lost daemon is waited for. */
-static int stream_read(struct stream *s, int64_t end)
+/* Follows from the cursor, unless this connection does. */
+static int stream_follow(struct stream *s)
 {
 	struct sink_answer a = { 0 };
-	struct sink_error e;
+	struct sink_error e = { 0 };
 	struct params p;
-	uint32_t id;
 	int rc;
 
+	if (s->n_link == s->c->n_link)
+		return 0;
 	params_init(&p);
 	params_str(&p, "session", s->name);
 	params_uint(&p, "from", s->from);
-	params_uint(&p, "wait_ms", end ? 200 : WAIT_MS);
-	link_begin(s->c, "session.read", &p);
-	rc = sink_send(s->c->sink, &id, &e);
-	if (rc == 0)
-		rc = read_wait(s, id, end, &a, &e);
+	rc = link_patient(s->c, "session.follow", &p, &a, &e);
+	if (rc && e.name[0])
+		say_error(&e, SINK_REFUSED);
+	s->n_link = s->c->n_link;
+	sink_answer_free(&a);
+	params_free(&p);
+	return rc;
+}
+
+/* Waits for something of the daemon's, for Ctrl-C, or until end (0: for ever). */
+static void stream_wait(const struct stream *s, int64_t end)
+{
+	struct pollfd p[2] = { { .fd = sink_fd(s->c->sink), .events = POLLIN },
+	                       { .fd = signal_fd(), .events = POLLIN } };
+	int64_t left = end ? end - clock_ms() : -1;
+
+	poll(p, 2, end && left < 0 ? 0 : (int)left);
+}
+
+/* What has come, or one wait for it.  A refusal is said; a lost daemon is waited for. */
+static int stream_read(struct stream *s, int64_t end)
+{
+	struct sink_answer event;
+	struct sink_error e;
+	int rc = stream_follow(s);
+
+	if (rc)
+		return rc == EXIT_INTERRUPTED ? 0 : rc;        /* seen by the caller */
+	rc = sink_next(s->c->sink, 0, &event, &e);
 	if (rc == 0) {
-		rc = stream_events(s, &a.result);
+		rc = stream_take(s, &event.result);
+		sink_answer_free(&event);
+	} else if (rc == SINK_TIMEOUT) {
+		stream_wait(s, end);
+		rc = 0;
 	} else if (rc == SINK_GONE) {
 		rc = link_again(s->c);
 		if (rc == EXIT_INTERRUPTED)
-			rc = 0;            /* seen by the caller */
-	} else if (rc == SINK_TIMEOUT) {
-		rc = 0;
-	} else if (is_error(&e, "loading") || is_error(&e, "stopping")) {
-		poll(NULL, 0, 200);
-		rc = 0;
+			rc = 0;
 	} else {
 		rc = say_error(&e, rc);
 	}
-	sink_answer_free(&a);
-	params_free(&p);
 	return rc;
 }
 
 /* After Ctrl-C: stop the answer where it is ours that runs, print what there is of it. */
 static int stream_cancel(struct stream *s)
 {
-	int64_t end = clock_ms() + CANCEL_MS;
+	int64_t begin = clock_ms() + BEGIN_MS, end = begin + CANCEL_MS;
 	int rc = 0;
 
-	if (s->c->sink && !s->begun)
-		rc = stream_read(s, clock_ms() + 200);
+	while (rc == 0 && s->c->sink && !s->begun && clock_ms() < begin)
+		rc = stream_read(s, begin);
 	if (!s->c->sink || rc)
 		return EXIT_INTERRUPTED;
 	if (!s->begun) {

@@ -151,6 +151,8 @@ static void event_show(struct attach *a, const msgpack_object *event)
 		screen_prompt(a);
 }
 
+#define REBUILT "[the session's cache was made again from its log]\n"
+
 static void event_take(struct attach *a, const msgpack_object *event)
 {
 	uint64_t seq = answer_uint(event, "seq");
@@ -159,6 +161,8 @@ static void event_take(struct attach *a, const msgpack_object *event)
 		a->n_link = 0;             /* follow again */
 	} else if (answer_is(event, "kind", "state")) {
 		a->deleted = answer_is(event, "state", "deleted");
+		if (a->el && answer_is(event, "state", "rebuilt"))
+			show(a, REBUILT, sizeof REBUILT - 1);
 	} else if (seq >= a->from) {
 		a->from = seq + 1;
 		event_show(a, event);

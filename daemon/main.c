@@ -1,7 +1,8 @@
 /*
  * sinkd: options, log, sockets, store, engine, loop, in this order, and the
  * orderly way back.  Exit status: 0 stopped as told, 1 something failed (the
- * reason is logged), 2 the options are wrong.
+ * reason is logged), 2 the options are wrong, 3 the device was lost: a new process may
+ * have it again.
  */
 #include <errno.h>
 #include <signal.h>
@@ -11,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "config.h"
 #include "daemon/base/crash.h"
@@ -99,16 +101,26 @@ static struct settings settings_of(const struct options *o)
 	};
 }
 
+static uint64_t machine_memory(void)
+{
+	return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 static int start_engine(struct engine **out, const struct options *o, struct store *store, struct serve *serve,
                         struct reason *why)
 {
 	struct engine_params params = {
 		.model = o->model,
 		.backend = o->backend,
+		.cuda_module = o->cuda_module,
 		.n_thread = o->threads,
 		.isa = strcmp(o->isa, "auto") == 0 ? NULL : o->isa,
 		.n_slot = o->slots,
 		.n_chunk = o->chunk,
+		.gpu_memory = o->gpu_memory,
+		.unload_seconds = o->unload_after,
+		.swap_bytes = config_amount_of(o->swap_memory, machine_memory()),
+		.kv_type = o->kv_type,
 		.sink_token = o->sink_token,
 		.window = { .n_sink = o->sinks, .n_recent = o->window },
 		.settings = settings_of(o),
@@ -172,7 +184,9 @@ out:
 		log_error("%s: %s", why.name, why.text);
 	else
 		log_info("stopped");
-	return rc ? 1 : 0;
+	if (rc == 0)
+		return 0;
+	return strcmp(why.name, "device_lost") == 0 ? 3 : 1;
 }
 
 int main(int argc, char **argv)

@@ -23,13 +23,25 @@ static const struct config_row rows[] = {
 	  .help = "Unix socket to listen on, unless a service manager hands one over" },
 	{ "state", CONFIG_TEXT, AT(state), .unit = "DIR", .help = "sessions on disk; private" },
 	{ "backend", CONFIG_WORD, AT(backend), "auto", .words = "auto|cpu|cuda", .unit = "NAME",
-	  .help = "device that computes" },
+	  .help = "device that computes; auto: a GPU where there is one, else the CPU" },
+	{ "cuda-module", CONFIG_TEXT, AT(cuda_module), .unit = "PATH",
+	  .help = "the CUDA backend's module; default: the installed one" },
 	{ "threads", CONFIG_COUNT, AT(threads), "0", 0, 1024, .unit = "N",
 	  .help = "threads that compute; 0: as many as the process may run on" },
 	{ "isa", CONFIG_WORD, AT(isa), "auto", .words = "auto|scalar|avx2|avx512", .unit = "NAME",
 	  .help = "instruction set of the CPU backend; auto: the best" },
-	{ "slots", CONFIG_COUNT, AT(slots), "8", 1, 4096, .unit = "N",
-	  .help = "sessions whose caches are in memory at once" },
+	{ "gpu-memory", CONFIG_AMOUNT, AT(gpu_memory), "90%", 1048576, 1e15, .unit = "BYTES",
+	  .help = "what the weights, the work and the slots may take of a GPU's memory: bytes, or a percentage of what "
+	          "is free at the start" },
+	{ "slots", CONFIG_COUNT, AT(slots), "0", 0, 4096, .unit = "N",
+	  .help = "sessions whose caches are on the device at once; 0: 8 on the CPU, on a GPU as many as fit, up to 64" },
+	{ "swap-memory", CONFIG_AMOUNT, AT(swap_memory), "25%", 0, 1e15, .unit = "BYTES",
+	  .help = "the machine's memory for caches of sessions that have no slot: bytes, or a percentage of all; "
+	          "0: they are on disk only" },
+	{ "unload-after", CONFIG_COUNT, AT(unload_after), "0", 0, 31536000, .unit = "SECONDS",
+	  .help = "without work for that long the model is unloaded; the next request loads it again; 0: never" },
+	{ "kv-type", CONFIG_WORD, AT(kv_type), "f16", .words = "f16|q8", .unit = "TYPE",
+	  .help = "numbers in the caches: halves, or bytes (sinks stay halves): half the memory, and faster in long windows" },
 	{ "chunk", CONFIG_COUNT, AT(chunk), "64", 1, 4096, .unit = "TOKENS",
 	  .help = "longest piece of text computed in one step" },
 	{ "sinks", CONFIG_COUNT, AT(sinks), "4", 0, 1048576, .unit = "TOKENS",
@@ -158,8 +170,6 @@ int options_reload(struct options *o, int argc, char **argv,
 
 int options_check(const struct options *o, struct reason *why)
 {
-	if (strcmp(o->backend, "cuda") == 0)
-		return refuse(why, "unsupported", "backend cuda: this version has the CPU backend only");
 	if (!o->model)
 		return refuse(why, "bad_config", "no model: give --model FILE, or model = FILE in %s",
 		              o->config ? o->config : "a file named by --config");

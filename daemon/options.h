@@ -12,8 +12,9 @@
 #include "daemon/base/error.h"
 
 struct options {
-	char *config, *model, *socket, *state, *backend, *isa, *log_level, *sink_token;
-	uint32_t threads, slots, chunk;
+	char *config, *model, *socket, *state, *backend, *cuda_module, *isa, *kv_type, *log_level, *sink_token;
+	uint32_t threads, slots, chunk, unload_after;
+	struct config_amount gpu_memory, swap_memory;
 	uint32_t sinks, window;
 	float temperature, top_p, min_p, repeat_penalty;
 	uint32_t top_k, max_tokens;

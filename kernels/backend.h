@@ -15,9 +15,15 @@
  * sticks and end() reports it.  Nothing here prints, exits or reads the
  * environment.  One thread at a time owns a backend with all of its objects.
  *
+ * An act's values last until end(), and a step stores the keys and values of its
+ * positions before it uses them: a backend may begin with what a step like this one
+ * did before, and overwrite it when this one turns out to be another.
+ *
  * A result never depends on who else is in the batch, on how a text was cut into
- * chunks, or on the number of threads (the CPU backend: bitwise, across its
- * instruction sets too).
+ * chunks, or on the number of threads: bitwise, on the CPU across its instruction sets
+ * too.  A backend that is not `bitwise` keeps this for the rows that come first in a
+ * batch and whose sessions have no other row, however they were batched; the other rows
+ * are computed within its tolerance.
  */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
@@ -107,9 +113,26 @@ enum glu_kind { GLU_SILU, GLU_GELU_TANH, GLU_GELU_ERF, GLU_RELU,
 
 #define ROUTE_MOST 32u         /* experts that one row may use */
 
+#define CANDIDATES 64u         /* logits of a row that come to the host in order */
+
+struct candidate { float logit; int32_t id; };
+
+/* Of a row: its n = min(width, CANDIDATES) largest values, falling, of equal ones the
+ * smaller id first; NaNs before all numbers. */
+struct candidates {
+	uint32_t n;
+	float sum;                 /* of exp(x - top[0].logit) over the whole row, equal ones each 1: within
+	                              CANDIDATES_SLACK of it; anything where there is a NaN */
+	struct candidate top[CANDIDATES];
+};
+#define CANDIDATES_SLACK 1e-4
+
 /* ---- caches ---- */
 
-enum kv_type { KV_F16, KV_F32 };
+enum kv_type {
+	KV_F16, KV_F32,
+	KV_Q8,                     /* eight bits, but for the sinks (halves) */
+};
 
 struct kv_layer {
 	uint32_t n_head_kv, head_dim;
@@ -129,11 +152,23 @@ struct kv_shape {
 
 /* ---- the table ---- */
 
+/* Of this file: counts up with whatever changes in it, so that a module is not
+ * taken for what it is not. */
+#define BACKEND_VERSION 3u
+
 struct backend_ops {
+	/* These two stay first for ever: nothing else is looked at before they are known
+	 * to be ours. */
+	uint32_t version;          /* BACKEND_VERSION */
+	const char *build;         /* PACKAGE_VERSION */
+
 	const char *name;          /* "cpu" */
 	bool bitwise;              /* the guarantee above holds bitwise */
+	bool own_slots;            /* slots lie on the device: kv_open takes no memory of the caller's */
 
+	/* -ENODEV: there is no such device in this machine, which is no fault. */
 	int (*open)(struct backend **out, const struct backend_params *p, struct backend_why *why);
+	/* Also after a failure that stuck: an open after it begins with nothing of it. */
 	void (*close)(struct backend *b);                     /* NULL is fine */
 	/* One line for people: device, instruction set, threads. */
 	const char *(*describe)(const struct backend *b);
@@ -145,13 +180,18 @@ struct backend_ops {
 	void (*weight_free)(struct backend *b, struct weight *w);
 	size_t (*weight_bytes)(const struct weight *w);       /* memory of its own */
 
+	/* The same before it is made: what weight_load and act_new take, exactly; 0 where
+	 * they would refuse.  act_size NULL: nobody counts activations. */
+	size_t (*weight_size)(uint32_t type, uint64_t n_in, uint64_t n_out);
+	size_t (*act_size)(const struct backend *b, uint32_t width);
+
 	int (*act_new)(struct backend *b, uint32_t width, struct act **out); /* n_row_max rows */
 	void (*act_free)(struct backend *b, struct act *a);
 
 	/* Bytes of a slot that a session with window w uses: constant, known before
 	 * it is made.  A slot has kv_bytes(shape, shape->most). */
 	size_t (*kv_bytes)(const struct kv_shape *shape, struct window w);
-	/* A name for the byte layout of slots; two caches with the same layout name,
+	/* A name for the byte layout of slots (NULL: no caches of this type); two caches with the same layout name,
 	 * shape and window may exchange bytes. */
 	const char *(*kv_layout)(const struct backend *b, enum kv_type type);
 	/* memory: n_slot * kv_bytes(shape, most) zeroed bytes, page aligned, the
@@ -161,6 +201,19 @@ struct backend_ops {
 	void (*kv_close)(struct backend *b, struct kv *kv);
 	int (*kv_read)(struct kv *kv, uint32_t slot, void *dst, size_t n);
 	int (*kv_write)(struct kv *kv, uint32_t slot, const void *src, size_t n);
+	/* Zeroes a slot: nobody reads what was in it.  NULL: only where slots are the caller's. */
+	int (*kv_clear)(struct kv *kv, uint32_t slot);
+
+	/* ---- a device with memory of its own; all NULL where there is none ---- */
+	/* Bytes that nobody has taken now, all, and what open took; 0 or a negative errno. */
+	int (*memory)(const struct backend *b, size_t *free, size_t *total, size_t *own);
+	/* Bytes that open took, and that kv_open and steps take beside weights, acts and
+	 * slots, exactly; asked between open and kv_open. */
+	size_t (*work_size)(const struct backend *b, const struct kv_shape *shape);
+	/* Memory of the host that kv_read and kv_write move without a copy between; NULL:
+	 * there is none.  Freed before close. */
+	void *(*host_new)(struct backend *b, size_t n);
+	void (*host_free)(struct backend *b, void *p);        /* NULL is fine */
 
 	/* ---- one step: begin, operations, end ---- */
 	void (*begin)(struct backend *b, struct kv *kv, const struct batch *batch);
@@ -189,6 +242,10 @@ struct backend_ops {
 	void (*softcap)(struct backend *b, float cap, struct act *x);
 	/* x = min(max(x, -most), most) */
 	void (*clamp)(struct backend *b, float most, struct act *x);
+	/* ---- fusions: NULL where there is none; the same bits as what they stand for ---- */
+	/* sum = x + y; out = norm(sum), of whole rows.  sum may be x or y, out may be the other. */
+	void (*add_norm)(struct backend *b, const struct norm *n, const struct act *x, const struct act *y,
+	                 struct act *sum, struct act *out);
 	/* ---- experts: matrices stacked in one weight, of which a row uses n_used ----
 	 * Every current row chooses the n_used largest logits, the first of equal ones
 	 * first, and weighs them by a softmax over these alone. */
@@ -199,6 +256,9 @@ struct backend_ops {
 	                      const struct act *in, struct act *out);
 	/* out = x * weight of the row's which-th expert, added to what out is when which > 0 */
 	void (*add_routed)(struct backend *b, uint32_t which, const struct act *x, struct act *out);
+	/* NULL where the host reads values as easily.  dst [rows]: of every current row, on
+	 * the host; completes everything queued before it.  A read may follow. */
+	void (*candidates)(struct backend *b, const struct act *a, struct candidates *dst);
 	/* Copies the current rows to the host: dst [rows][width of a]; completes
 	 * everything queued before it. */
 	void (*read)(struct backend *b, const struct act *a, float *dst);

@@ -23,7 +23,7 @@
 	X(ROLE_UNKNOWN,    15, "role_unknown",     "the session's chat format has no such role") \
 	X(MODEL_CHANGED,   16, "model_changed",    "the session belongs to another model") \
 	X(SESSION_DAMAGED, 17, "session_damaged",  "its log does not verify") \
-	X(SESSION_SET_ASIDE,18,"session_set_aside","it ended the engine twice") \
+	X(SESSION_SET_ASIDE,18,"session_set_aside","the engine ended, or its device failed, again and again while computing it") \
 	X(CAP_SESSIONS,    20, "cap_sessions",     "as many sessions as one user may have") \
 	X(CAP_CONNECTIONS, 21, "cap_connections",  "as many connections as one user may have") \
 	X(CAP_QUEUED,      22, "cap_queued",       "as many queued bytes as one user may have") \
@@ -41,6 +41,7 @@
 	X(DISK,            39, "disk",             "writing to disk failed") \
 	X(BACKEND,         40, "backend",          "the device failed") \
 	X(CANCELLED,       41, "cancelled",        "cancelled by a client") \
+	X(DEVICE_LOST,     42, "device_lost",      "the device fails again and again, or does not come back") \
 	X(INTERNAL,        50, "internal",         "a mistake of the daemon's own; see its log")
 
 enum proto_error {

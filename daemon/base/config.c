@@ -100,6 +100,24 @@ static bool set_bytes(const struct config_row *row, const char *text, void *to, 
 	return true;
 }
 
+static bool set_amount(const struct config_row *row, const char *text, void *to, bool keep)
+{
+	struct config_amount a = { .bytes = 0 };
+	char *end;
+
+	if (!read_whole(text, true, &a.bytes)) {
+		a.percent = strtof(text, &end);
+		if (text[0] < '0' || text[0] > '9' || strcmp(end, "%") != 0 || !(a.percent > 0 && a.percent <= 100))
+			return false;
+		a.bytes = 0;
+	} else if (!in_range(row, (double)a.bytes)) {
+		return false;
+	}
+	if (!keep)
+		*(struct config_amount *)to = a;
+	return true;
+}
+
 static bool set_real(const struct config_row *row, const char *text, void *to, bool keep)
 {
 	char *end;
@@ -172,6 +190,16 @@ static void show_bytes(const void *from, char *text, size_t n)
 	snprintf(text, n, "%llu%.1s", (unsigned long long)v, &"\0KMG"[k]);
 }
 
+static void show_amount(const void *from, char *text, size_t n)
+{
+	const struct config_amount *a = from;
+
+	if (a->percent > 0)
+		snprintf(text, n, "%g%%", (double)a->percent);
+	else
+		show_bytes(&a->bytes, text, n);
+}
+
 static void show_real(const void *from, char *text, size_t n)
 {
 	snprintf(text, n, "%g", (double)*(const float *)from);
@@ -197,6 +225,7 @@ static const struct {
 	[CONFIG_FLAG] = { "a flag", set_flag, show_flag },
 	[CONFIG_COUNT] = { "a whole number", set_count, show_count },
 	[CONFIG_BYTES] = { "a number of bytes (K, M, G)", set_bytes, show_bytes },
+	[CONFIG_AMOUNT] = { "a number of bytes (K, M, G)", set_amount, show_amount },
 	[CONFIG_REAL] = { "a number", set_real, show_real },
 	[CONFIG_TEXT] = { "text", set_text, show_text },
 	[CONFIG_WORD] = { "one of", set_word, show_text },
@@ -206,6 +235,9 @@ static int bad_value(struct config *c, const struct config_row *row, const char 
 {
 	if (row->type == CONFIG_WORD)
 		return problem(c, where, "%s: '%s' is not one of %s", row->name, text, row->words);
+	if (row->type == CONFIG_AMOUNT)
+		return problem(c, where, "%s: '%s' is not %s from %.15g to %.15g, nor a percentage over 0%%, to 100%%",
+		               row->name, text, types[row->type].what, row->least, row->most);
 	return problem(c, where, "%s: '%s' is not %s from %.15g to %.15g", row->name, text,
 	               types[row->type].what, row->least, row->most);
 }
@@ -382,7 +414,8 @@ void config_dump(const struct config *c, FILE *f)
 
 static void help_range(const struct config_row *row, FILE *f)
 {
-	bool number = row->type == CONFIG_COUNT || row->type == CONFIG_BYTES || row->type == CONFIG_REAL;
+	bool number = row->type == CONFIG_COUNT || row->type == CONFIG_BYTES || row->type == CONFIG_AMOUNT ||
+	              row->type == CONFIG_REAL;
 
 	if (number)
 		fprintf(f, " (%.15g to %.15g)", row->least, row->most);

@@ -20,17 +20,27 @@ enum config_type {
 	CONFIG_FLAG,           /* bool; takes no value, command line only */
 	CONFIG_COUNT,          /* uint32_t */
 	CONFIG_BYTES,          /* uint64_t, with an optional K, M or G (1024) */
+	CONFIG_AMOUNT,         /* struct config_amount: bytes as above, or a percentage: 90% */
 	CONFIG_REAL,           /* float */
 	CONFIG_TEXT,           /* char *, owned */
 	CONFIG_WORD,           /* char *, owned: one of words */
 };
+
+struct config_amount {
+	uint64_t bytes;
+	float percent;             /* over 0: of what there is, and bytes says nothing */
+};
+static inline uint64_t config_amount_of(struct config_amount a, uint64_t all)
+{
+	return a.percent > 0 ? (uint64_t)((double)all * (double)a.percent / 100) : a.bytes;
+}
 
 struct config_row {
 	const char *name;          /* "max-tokens" */
 	enum config_type type;
 	size_t offset;             /* of its field */
 	const char *initial;       /* as one would write it; NULL: none */
-	double least, most;        /* of COUNT, BYTES and REAL */
+	double least, most;        /* of COUNT, BYTES, AMOUNT (its bytes) and REAL */
 	const char *words;         /* of WORD: "auto|cpu|cuda" */
 	const char *unit;          /* "tokens", "FILE"; NULL: none */
 	const char *help;

@@ -23,6 +23,7 @@ struct pass {
 	float *host;                           /* for the dump: a stage's rows */
 	uint32_t n_row;                        /* rows from here on */
 	uint32_t layer;
+	bool normed;                           /* act.h is the next layer's attention input already */
 };
 
 static void stage(struct pass *p, const char *name, const struct act *a, enum dim d)
@@ -54,6 +55,22 @@ static struct act *block_input(struct pass *p, const char *name, const struct la
 		return x;
 	norm(p, name, l->w[w], l->w[w + 1], DIM_EMBD, x, out, DIM_EMBD);
 	return out;
+}
+
+/* act.x += act.h; true: and out is its norm by w of l (NULL: no norm follows), where the
+ * backend does both at once and no dump wants the sum. */
+static bool add_residual(struct pass *p, const struct layer *l, enum layer_tensor w, struct act *out)
+{
+	const struct acts *x = &p->m->act;
+	struct norm n;
+
+	if (!l || !l->w[w] || !p->ops->add_norm || p->dump) {
+		p->ops->add(p->b, x->x, x->h, x->x);
+		return false;
+	}
+	n = (struct norm){ p->m->arch->norm, p->m->h.n_embd, p->m->h.eps, l->w[w], l->w[w + 1] };
+	p->ops->add_norm(p->b, &n, x->x, x->h, x->x, out);
+	return true;
 }
 
 static void post_norm(struct pass *p, const char *name, const struct layer *l, enum layer_tensor w, struct act *x)
@@ -164,35 +181,40 @@ static void outputs_only(struct pass *p, struct act *x)
 	p->n_row = p->batch->n_output;
 }
 
+static enum layer_tensor attn_norm(const struct layer *l)
+{
+	return l->w[L_ATTN_NORM_2] ? L_ATTN_NORM_2 : L_ATTN_NORM;
+}
+
 /* m->act.x -> m->act.x */
 static bool layer_run(struct pass *p, bool last)
 {
 	struct model *m = p->m;
 	const struct layer *l = &m->layers[p->layer];
 	const struct acts *x = &m->act;
-	const enum layer_tensor attn = l->w[L_ATTN_NORM_2] ? L_ATTN_NORM_2 : L_ATTN_NORM;
 	const enum layer_tensor ffn = l->w[L_FFN_NORM] || !m->h.parallel ? L_FFN_NORM : L_ATTN_NORM;
 	struct act *in = NULL;
+	bool normed;
 
 	if (m->h.parallel)         /* ffn beside attention: from the layer's input, too */
 		in = block_input(p, "ffn_norm", l, ffn, x->x, x->f);
-	if (!attention(p, l, block_input(p, "attn_norm", l, attn, x->x, x->h), last))
+	if (!attention(p, l, p->normed ? x->h : block_input(p, "attn_norm", l, attn_norm(l), x->x, x->h), last))
 		return false;
-	p->ops->add(p->b, x->x, x->h, x->x);
+	normed = add_residual(p, last || m->h.parallel ? NULL : l, ffn, x->f);
 	if (last && !m->h.parallel)
 		outputs_only(p, x->x);
 	stage(p, "ffn_inp", x->x, DIM_EMBD);
 	if (!m->h.parallel)
-		in = block_input(p, "ffn_norm", l, ffn, x->x, x->f);
+		in = normed ? x->f : block_input(p, "ffn_norm", l, ffn, x->x, x->f);
 	feed_forward(p, l, in);
-	p->ops->add(p->b, x->x, x->h, x->x);
+	p->normed = add_residual(p, last ? NULL : l + 1, attn_norm(last ? l : l + 1), x->h);
 	if (last && m->h.parallel)
 		outputs_only(p, x->x);
 	stage(p, "l_out", x->x, DIM_EMBD);
 	return true;
 }
 
-static void run(struct pass *p, float *logits)
+static void run(struct pass *p)
 {
 	struct model *m = p->m;
 	const struct acts *x = &m->act;
@@ -208,20 +230,57 @@ static void run(struct pass *p, float *logits)
 	if (m->h.output_softcap > 0)
 		p->ops->softcap(p->b, m->h.output_softcap, x->logits);
 	stage(p, "result_output", x->logits, DIM_VOCAB);
-	p->ops->read(p->b, x->logits, logits);
+}
+
+static void begin(struct pass *p, struct kv *kv)
+{
+	uint32_t i;
+
+	assert(p->batch->n_row > 0);
+	for (i = 0; i < p->batch->n_row; i++)
+		assert(p->batch->rows[i].token >= 0 && (uint32_t)p->batch->rows[i].token < p->m->h.n_vocab);
+	p->ops->begin(p->b, kv, p->batch);
+	run(p);
+}
+
+void model_begin(struct model *m, struct kv *kv, const struct batch *batch)
+{
+	struct pass p = { .m = m, .ops = m->ops, .b = m->backend, .batch = batch, .n_row = batch->n_row };
+
+	begin(&p, kv);
+}
+
+bool model_candidates(struct model *m, struct candidates *out)
+{
+	if (!m->ops->candidates)
+		return false;
+	m->ops->candidates(m->backend, m->act.logits, out);
+	return true;
+}
+
+void model_logits(struct model *m, float *out)
+{
+	m->ops->read(m->backend, m->act.logits, out);
+}
+
+int model_end(struct model *m, struct reason *why)
+{
+	struct backend_why w = { "" };
+	int rc = m->ops->end(m->backend, &w);
+
+	if (rc == 0)
+		return 0;
+	refuse(why, "backend", "%s", w.text);
+	return ERROR(rc);
 }
 
 int model_forward(struct model *m, struct kv *kv, const struct batch *batch, float *logits,
                   const struct forward_dump *dump, struct reason *why)
 {
 	struct pass p = { .m = m, .ops = m->ops, .b = m->backend, .batch = batch, .dump = dump, .n_row = batch->n_row };
-	struct backend_why w = { "" };
 	uint32_t d, most = 0;
-	int rc;
 
-	assert(batch->n_row > 0 && (logits || batch->n_output == 0));
-	for (d = 0; d < batch->n_row; d++)
-		assert(batch->rows[d].token >= 0 && (uint32_t)batch->rows[d].token < m->h.n_vocab);
+	assert(logits || batch->n_output == 0);
 	if (dump) {
 		for (d = 0; d < N_DIM; d++)
 			most = hparams_dim(&m->h, d) > most ? hparams_dim(&m->h, d) : most;
@@ -229,13 +288,9 @@ int model_forward(struct model *m, struct kv *kv, const struct batch *batch, flo
 		if (!p.host)
 			return ERROR(-ENOMEM);
 	}
-	m->ops->begin(m->backend, kv, batch);
-	run(&p, logits);
-	rc = m->ops->end(m->backend, &w);
+	begin(&p, kv);
+	if (batch->n_output > 0)
+		model_logits(m, logits);
 	free(p.host);
-	if (rc) {
-		refuse(why, "backend", "%s", w.text);
-		return ERROR(rc);
-	}
-	return 0;
+	return model_end(m, why);
 }

@@ -380,6 +380,11 @@ int gguf_open(struct gguf **out, const char *path, struct reason *why)
 	return 0;
 }
 
+void gguf_rest(struct gguf *g)
+{
+	madvise((void *)(uintptr_t)g->map, g->n_map, MADV_DONTNEED);
+}
+
 void gguf_close(struct gguf *g)
 {
 	if (!g)

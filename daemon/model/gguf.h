@@ -35,6 +35,8 @@ struct gguf_tensor {
 
 /* REFUSED with the name bad_model, or -errno (cannot open, map). */
 int gguf_open(struct gguf **out, const char *path, struct reason *why);
+/* Gives back the memory of what was read of the file; what is read again comes again. */
+void gguf_rest(struct gguf *g);
 void gguf_close(struct gguf *g);                       /* NULL is fine */
 
 /* Typed look-ups; false: absent or of another type.  Integers of any width are

@@ -125,9 +125,12 @@ static int alibi_make(struct model *m)
 
 /* ---- weights ---- */
 
+/* One walk for both, so that what was counted is what is loaded. */
 struct load {
 	const struct model_params *params;
-	uint64_t done, total;
+	bool counts;                           /* loads nothing */
+	uint64_t done, total;                  /* bytes of the file */
+	uint64_t n_byte;                       /* counts: on the backend */
 };
 
 static int weight_load(struct load *load, const struct part *t, struct weight **out, struct reason *why)
@@ -139,6 +142,10 @@ static int weight_load(struct load *load, const struct part *t, struct weight **
 
 	if (!t->of)
 		return 0;
+	if (load->counts) {
+		load->n_byte += p->ops->weight_size(t->of->type, t->n_in, t->n_out);
+		return 0;
+	}
 	rc = p->ops->weight_load(p->backend, t->of->type, t->n_in, t->n_out, t->data, out, &w);
 	if (rc) {
 		gguf_print(t->of->name, name, sizeof name);
@@ -160,31 +167,38 @@ static const struct rope *rope_of(const struct model *m, uint32_t l)
 	return &m->rope[hparams_local(&m->h, l) != 0];
 }
 
-static int weights_load(struct model *m, const struct plan *p, const struct model_params *params, struct reason *why)
+static int layers_new(struct model *m)
 {
-	struct load load = { .params = params, .total = p->n_byte };
-	uint32_t i, l;
-	int rc;
+	uint32_t l;
 
 	m->layers = calloc(m->h.n_layer, sizeof *m->layers);
 	m->kv_layers = calloc(m->h.n_layer, sizeof *m->kv_layers);
 	if (!m->layers || !m->kv_layers)
 		return ERROR(-ENOMEM);
-	for (i = 0; i < N_MODEL_TENSOR; i++) {
-		/* The divisors of the frequencies are ours, not the backend's. */
-		rc = i >= T_ROPE_FREQS ? 0 : weight_load(&load, &p->model[i], &m->w[i], why);
-		if (rc)
-			return rc;
-	}
 	for (l = 0; l < m->h.n_layer; l++) {
 		m->kv_layers[l] = (struct kv_layer){ m->h.n_head_kv, m->h.head_dim, hparams_local(&m->h, l) };
 		m->layers[l].rope = rope_of(m, l);
+	}
+	return 0;
+}
+
+static int weights_load(struct model *m, const struct plan *p, struct load *load, struct reason *why)
+{
+	uint32_t i, l;
+	int rc;
+
+	for (i = 0; i < N_MODEL_TENSOR; i++) {
+		/* The divisors of the frequencies are ours, not the backend's. */
+		rc = i >= T_ROPE_FREQS ? 0 : weight_load(load, &p->model[i], &m->w[i], why);
+		if (rc)
+			return rc;
+	}
+	for (l = 0; l < m->h.n_layer; l++)
 		for (i = 0; i < N_LAYER_TENSOR; i++) {
-			rc = weight_load(&load, &p->layers[l][i], &m->layers[l].w[i], why);
+			rc = weight_load(load, &p->layers[l][i], &m->layers[l].w[i], why);
 			if (rc)
 				return rc;
 		}
-	}
 	return 0;
 }
 
@@ -217,6 +231,18 @@ static int acts_new(struct model *m)
 	ACTS(X)
 #undef X
 	return rc ? ERROR(rc) : 0;
+}
+
+static uint64_t acts_size(const struct model *m)
+{
+	uint64_t n = 0;
+
+	if (!m->ops->act_size)
+		return 0;
+#define X(field, dim) if (hparams_dim(&m->h, DIM_##dim)) n += m->ops->act_size(m->backend, hparams_dim(&m->h, DIM_##dim));
+	ACTS(X)
+#undef X
+	return n;
 }
 
 static void acts_free(struct model *m)
@@ -270,9 +296,23 @@ static int text_open(struct model *m, struct reason *why)
 	return 0;
 }
 
+/* The caller hears what it would take, and may refuse. */
+static int announce(struct model *m, const struct plan *p, const struct model_params *params, struct reason *why)
+{
+	struct load count = { .params = params, .counts = true };
+	struct model_need need;
+
+	if (!params->planned)
+		return 0;
+	weights_load(m, p, &count, why);
+	need = (struct model_need){ .weights = count.n_byte, .acts = acts_size(m) };
+	return params->planned(params->ctx, &m->info, &need, why);
+}
+
 int model_open(struct model **out, const char *path, const struct model_params *params, struct reason *why)
 {
 	struct model *m = calloc(1, sizeof *m);
+	struct load load = { .params = params };
 	struct plan plan = { 0 };
 	int rc;
 
@@ -295,11 +335,18 @@ int model_open(struct model **out, const char *path, const struct model_params *
 	if (!rc)
 		rc = alibi_make(m);
 	if (!rc)
-		rc = weights_load(m, &plan, params, why);
+		rc = layers_new(m);
+	if (rc)
+		goto out;
+	info_fill(m, &plan, path, params->n_cache);
+	load.total = plan.n_byte;
+	rc = announce(m, &plan, params, why);
+	if (!rc)
+		rc = weights_load(m, &plan, &load, why);
+	/* The backend has its own form of all but the rows of the embedding. */
+	gguf_rest(m->gguf);
 	if (!rc)
 		rc = acts_new(m);
-	if (!rc)
-		info_fill(m, &plan, path, params->n_cache);
 out:
 	plan_free(&plan);
 	if (rc)

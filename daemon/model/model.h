@@ -28,10 +28,18 @@ struct model_info {
 	const struct kv_layer *kv_layers;     /* [n_layer] */
 };
 
+/* What a model takes on the backend, known before anything is loaded. */
+struct model_need {
+	uint64_t weights, acts;    /* bytes */
+};
+
 struct model_params {
 	const struct backend_ops *ops;
 	struct backend *backend;   /* open, n_row_max known to the caller; not owned */
 	uint32_t n_cache;          /* places of the windows to come: decides longrope; info.n_ctx is then what fits */
+	/* Called when the file is understood and nothing is loaded yet; may be NULL.  A
+	 * return other than 0 is model_open's. */
+	int (*planned)(void *ctx, const struct model_info *info, const struct model_need *need, struct reason *why);
 	/* Called while loading, done of total bytes; may be NULL.  A return other than
 	 * 0 gives up with -ECANCELED. */
 	int (*progress)(void *ctx, uint64_t done, uint64_t total);
@@ -55,6 +63,13 @@ struct forward_dump {
 };
 int model_forward(struct model *m, struct kv *kv, const struct batch *b, float *logits,
                   const struct forward_dump *dump, struct reason *why);
+/* The same in parts, for logits that are looked at where they are: between begin and
+ * end they may be asked for, where n_output is not 0, candidates [n_output] first.
+ * What is given is of use only when end says 0.  False: this backend has none. */
+void model_begin(struct model *m, struct kv *kv, const struct batch *b);
+bool model_candidates(struct model *m, struct candidates *out);
+void model_logits(struct model *m, float *out);
+int model_end(struct model *m, struct reason *why);
 
 /* Tokens whose replay rebuilds a whole session of window w (without the head):
  * 1 + sum over layers of R_l. */

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/backend.h"
+
 struct sampling {
 	float temperature;         /* 0: greedy */
 	uint32_t top_k;            /* 0: off */
@@ -34,6 +36,14 @@ void sampler_free(struct sampler *s);
  * returns -1. */
 int32_t sampler_pick(struct sampler *s, const struct sampling *p, uint64_t pos,
                      float *logits, const int32_t *last, size_t n_last);
+
+/* The same from the row's candidates alone: the very token, or SAMPLE_WHOLE_ROW, where
+ * they do not tell.  They do wherever they hold what the settings leave: top_k of at
+ * most CANDIDATES, less those that a penalty puts behind the last; else a cut by top_p
+ * or min_p among them. */
+#define SAMPLE_WHOLE_ROW (-2)
+int32_t sampler_pick_top(struct sampler *s, const struct sampling *p, uint64_t pos,
+                         const struct candidates *c, const int32_t *last, size_t n_last);
 
 /* The random number of a choice, in [0, 1): a pure function of both. */
 double sample_uniform(uint64_t seed, uint64_t pos);

@@ -217,8 +217,15 @@ void serve_on_status(void *serve, struct letter *l)
 	case ENGINE_READY:
 		if (e->slab_fd >= 0)
 			watchdog_keep(s, e->slab_fd);
-		if (engine_takes(s))
+		if (e->slab_gone)
+			watchdog_forget(s);
+		if (s->state == SERVE_READY)
+			watchdog_again(s);
+		else if (engine_takes(s))
 			ask_info(s);
+		break;
+	case ENGINE_UNLOADED:
+		watchdog_unloaded(s);
 		break;
 	case ENGINE_FAILED:
 		failed(s, &e->why);

@@ -83,12 +83,27 @@ void watchdog_ready(struct serve *s)
 	start_timer(s);
 }
 
-/* What it kept before is not of use to anybody any more. */
-void watchdog_keep(struct serve *s, int fd)
+void watchdog_forget(struct serve *s)
 {
 	(void)s;
 	sd_notify(0, "FDSTOREREMOVE=1\nFDNAME=" SLAB_NAME);
+}
+
+/* What it kept before is not of use to anybody any more. */
+void watchdog_keep(struct serve *s, int fd)
+{
+	watchdog_forget(s);
 	sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" SLAB_NAME, &fd, 1);
+}
+
+void watchdog_again(struct serve *s)
+{
+	sd_notifyf(0, "STATUS=%s", s->text);
+}
+
+void watchdog_unloaded(struct serve *s)
+{
+	sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=" SLAB_NAME "\nSTATUS=%s", s->text);
 }
 
 void watchdog_stopping(struct serve *s, const char *status)

@@ -39,7 +39,8 @@ void checkpoint_free(struct checkpoint *c)
 {
 	if (c == NULL)
 		return;
-	free(c->kv);
+	if (!c->lent)
+		free(c->kv);
 	free(c->logits);
 	free(c);
 }

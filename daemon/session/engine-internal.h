@@ -19,15 +19,18 @@
 #include <stdio.h>
 
 #include "daemon/model/model.h"
+#include "daemon/session/budget.h"
 #include "daemon/session/engine.h"
-#include "daemon/session/slab.h"
+#include "daemon/session/slots.h"
+#include "daemon/session/swap.h"
 
 #define SLICE_BYTES 16384          /* text tokenized between two steps */
 #define SLICE_IDS 4096             /* the same of given token ids */
 #define LOGS_IN_FLIGHT 64          /* STORE_LOG jobs of a session before it waits */
-#define STEP_SECONDS 0.1           /* of a step while anybody generates */
+#define STEP_SECONDS 0.06          /* of a step while anybody generates, about */
 #define SET_BACK 64                /* tokens that a kept cache may be ahead of the committed log */
 #define RETRY_MS 3000              /* after a failed write */
+#define LOSSES_MOST 3u             /* of the device with the same tokens, until who has them is blamed */
 #define READ_ENTRIES 1000           /* of one answer to READ */
 #define READ_BYTES (512u << 10)    /* of one answer to READ */
 #define GIVEN_SETTINGS (GIVEN_TEMPERATURE | GIVEN_TOP_K | GIVEN_TOP_P | GIVEN_MIN_P | \
@@ -70,11 +73,14 @@ struct timeline {
 	bool creating;             /* not stored yet: nobody sees it */
 	bool deleting, gone;       /* gone: out of every table, freed with its last job */
 	bool changed;              /* belongs to another model */
+	bool oversize;             /* its window is larger than a slot */
 	bool waiting;              /* stands in engine.waiting */
 	bool resumed;              /* had unfinished work when the engine started */
 	bool killing;              /* a row that says so is on its way to disk */
 	bool probation;            /* until a step of it has ended well */
-	bool alone;                /* was computing when the engine died: shares no step */
+	bool alone;                /* was computing when the engine died, or the device twice: shares no step */
+	uint32_t n_lost;           /* steps of it in which the device failed, since it got past such a one, */
+	uint64_t lost_at;          /* which is when so many tokens are computed */
 	bool stalled;              /* a write of its log failed */
 	enum timeline_state state;
 	const struct chat_format *chat;        /* NULL: raw */
@@ -112,7 +118,7 @@ struct timeline {
 	uint32_t n_job;            /* all jobs in flight */
 };
 
-/* A slot of the slab and the token ids that go with it; made once. */
+/* A slot and the token ids that go with it; made once. */
 struct place {
 	struct timeline *owner;    /* NULL: free */
 	int32_t *ring;             /* [engine.ring_room] */
@@ -129,44 +135,60 @@ struct call {
 	char name[SESSION_NAME_MAX + 1];       /* rename: the old one */
 	struct session_row *before;            /* set: as it was; owned by changed_row */
 	struct store_job *keep;    /* set by done: the job is not freed */
+	struct swap_copy *copy;    /* save: what is written */
 };
 
 struct stats {
 	uint64_t steps, computed, prefill, generated, skipped;
+	uint64_t whole_rows;       /* of logits that came to the host */
 	uint64_t kept;             /* caches taken over from the process before */
 	uint64_t rebuilt, checkpoints_written, checkpoints_loaded, checkpoints_refused;
+	uint64_t swapped_out, swapped_in;              /* caches, to and from the machine's memory */
+	uint64_t unloads;
+	uint64_t device_failures;
 	uint64_t slots_evicted, requests, orders, scores;
 	double step_seconds;
 };
 
 struct score;
 
-enum engine_phase { PHASE_LOADING, PHASE_READY, PHASE_FAILED, PHASE_STOPPING };
+enum engine_phase { PHASE_LOADING, PHASE_READY, PHASE_FAILED, PHASE_STOPPING, PHASE_UNLOADED };
 
 #define HASH_SIZE 1024u
 
 struct engine {
 	struct engine_params p;
-	char *model_path, *backend_name, *isa, *sink_name;
+	char *model_path, *backend_name, *module_path, *isa, *sink_name;
 	pthread_t thread;
 	struct mailbox *mail;
 	struct letter stop;
 	struct sampler *sampler;
 	enum engine_phase phase;
 	struct reason failed;      /* FAILED: why */
+	struct reason lost;        /* the device has failed: why; it is to be opened again */
+	uint32_t n_failure;        /* of the device, without many good steps between */
+	uint64_t failed_at;        /* stats.steps then */
+	double reopen_at;          /* while it is lost: the next attempt */
 	double load_progress;
+	double used;               /* when the model was last needed */
+	bool leaving;              /* UNLOADED: sessions are being saved, the device is there still */
 	int load_told;
 	int64_t started;
 
-	const struct backend_ops *ops;
+	const struct backend_ops *ops;         /* NULL: not chosen yet */
 	struct backend *backend;
 	struct model *model;
 	const struct tokenizer *tokenizer;
+	enum kv_type kv_type;
 	int32_t sink_token;        /* -1: none */
-	struct slab *slab;
-	struct kv *kv;
+	struct slots *slots;
+	struct swap *swap;
+	struct kv *kv;             /* the slots' */
 	struct kv_shape shape;
 	size_t slot_bytes;
+	struct budget budget;
+	uint64_t device_taken;     /* of its memory, after loading; as budget_bytes said, or not */
+	uint32_t n_slot_asked;     /* 0: the usual; p.n_slot: those that are */
 	uint32_t n_window_max;     /* most of sinks + window + 1 */
 	uint32_t n_row_max, n_chunk;
 	uint32_t ring_room, head_room;
@@ -189,17 +211,22 @@ struct engine {
 	struct timeline **members; /* [p.n_slot] */
 	uint32_t *member_rows;     /* [p.n_slot] */
 	uint32_t *wants;           /* [p.n_slot] */
+	struct timeline **choosers;            /* [p.n_slot] whose outputs these are */
+	int32_t *chosen;           /* [p.n_slot] of each */
+	struct candidates *tops;   /* [p.n_slot] */
 	float *logits;             /* [p.n_slot][n_vocab] */
 	uint32_t *score_outputs;   /* [n_row_max] */
 	uint32_t turn;             /* the slot that begins the next batch */
 	uint32_t apply_turn;       /* the slot whose text is next */
 	double row_seconds;        /* of a row in a long batch, measured */
+	uint32_t shared_rows;      /* of prefill in a step while anybody generates */
 	struct stats stats;
 };
 
 /* ---- engine.c ---- */
 int64_t clock_ms(void);                        /* wall clock */
 double clock_seconds(void);                    /* monotonic */
+int wait_until(int wait, double at);           /* ms (-1: for ever), or less: until clock_seconds is at */
 void answer(struct engine *e, struct request *r);      /* gives r back to serve */
 int answer_refused(struct engine *e, struct request *r, const char *name, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
@@ -208,6 +235,35 @@ struct call *call_new(struct engine *e, struct timeline *t, struct request *r,
                       void (*done)(struct call *, struct store_job *));
 void call_post(struct call *c, struct store_job *j);
 void engine_fail(struct engine *e, const char *name, const char *text);
+void engine_refuse_deferred(struct engine *e, const char *name, const char *text);
+void engine_tell(struct engine *e, int state, double progress, const struct reason *why);      /* serve */
+int engine_bring(struct engine *e, struct reason *why);        /* the device, for the sessions that are */
+void engine_ready(struct engine *e);
+/* Progress of a model that loads: opens the mail meanwhile.  Not 0: stop. */
+int engine_loading(void *engine, uint64_t done, uint64_t total);
+
+/* ---- backend.c: which backend, and where it comes from ---- */
+/* The i-th backend to try for a choice (a name, or auto); NULL: no more. */
+const char *backend_wanted(const char *choice, unsigned i);
+/* module: path of the module, NULL: the installed one.  REFUSED: it is not there, why;
+ * *expected: which is no fault of anybody. */
+int backend_find(const char *name, const char *module, const struct backend_ops **out, bool *expected,
+                 struct reason *why);
+
+/* ---- device.c: the backend, the model, the slots ---- */
+/* The first time it chooses the backend too; a device that is opened again is the same.
+ * On failure (REFUSED why, or negative) what has been opened stays so; close it. */
+int device_open(struct engine *e, struct reason *why);
+/* No session may have a slot, and no score a cache. */
+void device_close(struct engine *e);           /* not opened, or half: fine */
+
+/* ---- recover.c: a device that fails is closed and opened again ---- */
+void device_failed(struct engine *e, const char *text);        /* to be called inside a turn */
+/* The step that failed had the first n members of the batch. */
+void recover_suspect(struct engine *e, uint32_t n_member);
+void recover_clear(struct timeline *t);        /* a step of it has ended well */
+bool recover_turn(struct engine *e);           /* between turns; true: something was done */
+int recover_wait(const struct engine *e, int wait);
 
 /* ---- request.c: the table of verbs and who may use them ---- */
 enum access { ACCESS_NONE, ACCESS_READ, ACCESS_WRITE, ACCESS_OWNER };
@@ -257,7 +313,10 @@ bool text_at_hand(const struct timeline *t);
 
 /* ---- generate.c: picking tokens, holding text back, ending an answer ---- */
 void generate_begin(struct timeline *t);
-void generate_pick(struct timeline *t, float *logits);
+/* The token that the logits choose (overwritten), or where these are NULL the largest of
+ * them; changes nothing. */
+int32_t generate_pick(const struct timeline *t, const struct candidates *top, float *logits);
+void generate_take(struct timeline *t, int32_t id);    /* the answer goes on with it, or ends */
 void generate_end(struct timeline *t, enum turn_reason reason);
 bool generating(const struct timeline *t);
 void held_clear(struct held *h);
@@ -284,7 +343,7 @@ bool engine_busy(const struct engine *e);      /* any session has rows to comput
 void resident_want(struct timeline *t);        /* it has work: it gets a slot in its turn */
 void resident_forget(struct timeline *t);      /* it is to be freed */
 bool resident_serve(struct engine *e);         /* gives slots to those who wait */
-void resident_leave(struct timeline *t, bool save);
+void resident_leave(struct timeline *t, bool keep);       /* keep: its cache, as a copy and a checkpoint */
 void resident_save(struct timeline *t);        /* a checkpoint */
 void resident_save_when_due(struct timeline *t);
 
@@ -295,10 +354,15 @@ void resident_adopt(struct timeline *t, uint32_t slot, uint64_t n_computed, uint
 void kept_stamp(const struct timeline *t, uint64_t n_written);
 void kept_adopt(struct engine *e);
 
+/* ---- unload.c: the device is closed when idle, and comes back ---- */
+bool unload_turn(struct engine *e, bool did);  /* did: something else was done; true: go on at once */
+int unload_wait(const struct engine *e, int wait);     /* ms; -1: for ever */
+
 /* ---- score.c, show.c, stats.c ---- */
 void verb_score(struct engine *e, struct request *r, struct timeline *t);
 bool score_turn(struct engine *e);             /* one chunk; false: nothing to score */
 void score_peer_gone(struct engine *e, uint64_t peer);
+void score_restart_all(struct engine *e);      /* before the device is closed */
 void score_refuse_all(struct engine *e, const char *name, const char *text);
 void verb_show(struct engine *e, struct request *r, struct timeline *t);
 void verb_read(struct engine *e, struct request *r, struct timeline *t);

@@ -17,9 +17,7 @@
 #include "daemon/base/log.h"
 #include "daemon/session/engine-internal.h"
 
-#define WINDOW_MOST 32768u     /* of a slot, however long the model's context is */
 #define SLICES_SECONDS 0.05    /* of text between two steps, about */
-#define ROWS_LEAST 256u        /* rows that a batch can have: score's chunks */
 
 int64_t clock_ms(void)
 {
@@ -35,6 +33,14 @@ double clock_seconds(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+int wait_until(int wait, double at)
+{
+	double ms = 1000 * (at - clock_seconds()) + 1;
+
+	ms = ms < 0 ? 0 : ms > 1e9 ? 1e9 : ms;
+	return wait < 0 || ms < wait ? (int)ms : wait;
 }
 
 /* ---- letters out ---- */
@@ -58,7 +64,7 @@ int answer_refused(struct engine *e, struct request *r, const char *name, const 
 	return REFUSED;
 }
 
-static void tell(struct engine *e, int state, double progress, const struct reason *why)
+void engine_tell(struct engine *e, int state, double progress, const struct reason *why)
 {
 	struct engine_status *s = calloc(1, sizeof *s);
 
@@ -66,7 +72,8 @@ static void tell(struct engine *e, int state, double progress, const struct reas
 		abort();
 	s->state = state;
 	s->progress = progress;
-	s->slab_fd = state == ENGINE_READY && !slab_kept(e->slab) ? slab_fd(e->slab) : -1;
+	s->slab_fd = state == ENGINE_READY && !slots_kept(e->slots) ? slots_fd(e->slots) : -1;
+	s->slab_gone = state == ENGINE_READY && slots_fd(e->slots) < 0;
 	status_text(e, s->text, sizeof s->text);
 	if (why != NULL)
 		s->why = *why;
@@ -122,17 +129,23 @@ void call_post(struct call *c, struct store_job *j)
 
 /* ---- failing and stopping ---- */
 
-static void refuse_all(struct engine *e, const char *name, const char *text)
+void engine_refuse_deferred(struct engine *e, const char *name, const char *text)
 {
-	struct timeline *t;
 	struct request *r;
-	size_t i;
 
 	while ((r = e->deferred) != NULL) {
 		e->deferred = (struct request *)r->letter.next;
 		answer_refused(e, r, name, "%s", text);
 	}
 	e->deferred_last = &e->deferred;
+}
+
+static void refuse_all(struct engine *e, const char *name, const char *text)
+{
+	struct timeline *t;
+	size_t i;
+
+	engine_refuse_deferred(e, name, text);
 	score_refuse_all(e, name, text);
 	for (i = 0; i < HASH_SIZE; i++)
 		for (t = e->hash[i]; t != NULL; t = t->hash_next)
@@ -147,7 +160,7 @@ void engine_fail(struct engine *e, const char *name, const char *text)
 	refuse(&e->failed, name, "%s", text);
 	log_error("the engine has failed: %s: %s", name, text);
 	refuse_all(e, name, text);
-	tell(e, ENGINE_FAILED, 0, &e->failed);
+	engine_tell(e, ENGINE_FAILED, 0, &e->failed);
 }
 
 static void stop_open(void *self, struct letter *l)
@@ -169,8 +182,8 @@ static void stop_begin(struct engine *e)
 	for (i = 0; e->stop_whole && i < e->p.n_slot; i++)
 		if (e->places[i].owner != NULL)
 			resident_save(e->places[i].owner);
-	if (e->slab != NULL)
-		slab_harmless(e->slab);
+	if (e->slots != NULL)
+		slots_harmless(e->slots);
 	if (!e->store_started)
 		return;
 	j = store_job_new(STORE_SYNC, 0);
@@ -190,7 +203,7 @@ static void open_mail(struct engine *e, struct letter *l)
 	}
 }
 
-static int loading(void *ctx, uint64_t done, uint64_t total)
+int engine_loading(void *ctx, uint64_t done, uint64_t total)
 {
 	struct engine *e = ctx;
 	int percent;
@@ -199,7 +212,7 @@ static int loading(void *ctx, uint64_t done, uint64_t total)
 	percent = (int)(100 * e->load_progress);
 	if (percent >= e->load_told + 2) {
 		e->load_told = percent;
-		tell(e, ENGINE_LOADING, e->load_progress, NULL);
+		engine_tell(e, ENGINE_LOADING, e->load_progress, NULL);
 	}
 	open_mail(e, mailbox_take(e->mail));
 	return e->phase == PHASE_STOPPING;
@@ -220,90 +233,20 @@ static int each_session(void *ctx, const struct store_session *s)
 	return 0;
 }
 
-static void *room(size_t n, size_t each)
+int engine_bring(struct engine *e, struct reason *why)
 {
-	void *p = calloc(n, each);
+	struct timeline *t;
+	size_t i;
+	int rc = device_open(e, why);
 
-	if (p == NULL)
-		abort();
-	return p;
-}
-
-/* The slab and the tables whose sizes depend on the model. */
-static int open_slots(struct engine *e, struct reason *why)
-{
-	const struct model_info *m = model_info(e->model);
-	struct backend_why bad = { .text = "" };
-	struct slab_id id = { .fingerprint = 0 };
-	uint32_t i, n_slot = e->p.n_slot;
-	int rc;
-
-	e->n_window_max = m->n_ctx < WINDOW_MOST ? m->n_ctx : WINDOW_MOST;
-	if (e->n_window_max < 8)
-		return refuse(why, "bad_model", "a context of %u tokens", m->n_ctx);
-	e->shape = (struct kv_shape){
-		.type = KV_F16, .n_layer = m->n_layer, .layers = m->kv_layers, .n_chunk = e->n_chunk + SET_BACK,
-		/* Head and ring are rounded up to blocks, wherever S and R part. */
-		.most = { .n_sink = WINDOW_BLOCK, .n_recent = e->n_window_max + WINDOW_BLOCK },
-		.n_slot = n_slot,
-	};
-	e->slot_bytes = e->ops->kv_bytes(&e->shape, e->shape.most);
-	id.fingerprint = m->fingerprint;
-	id.n_chunk = e->shape.n_chunk;
-	snprintf(id.layout, sizeof id.layout, "%s", e->ops->kv_layout(e->backend, e->shape.type));
-	rc = slab_open(&e->slab, &id, e->slot_bytes, n_slot, e->p.slab_fd > 0 ? e->p.slab_fd : -1, why);
-	e->p.slab_fd = 0;
-	if (rc != 0)
-		return rc;
-	if (e->ops->kv_open(e->backend, &e->shape, slab_memory(e->slab), &e->kv, &bad) != 0)
-		return refuse(why, "memory", "%s", bad.text);
-	e->head_room = e->n_window_max;
-	e->ring_room = (uint32_t)model_replay(e->model, e->shape.most) + e->n_chunk + SAMPLE_LAST;
-	e->places = room(n_slot, sizeof *e->places);
-	for (i = 0; i < n_slot; i++) {         /* touched when used */
-		e->places[i].ring = room(e->ring_room, sizeof(int32_t));
-		e->places[i].head = room(e->head_room, sizeof(int32_t));
-	}
-	e->rows = room(e->n_row_max, sizeof *e->rows);
-	e->seqs = room(n_slot, sizeof *e->seqs);
-	e->outputs = room(n_slot, sizeof *e->outputs);
-	e->score_outputs = room(e->n_row_max, sizeof *e->score_outputs);
-	e->members = room(n_slot, sizeof(struct timeline *));
-	e->member_rows = room(n_slot, sizeof *e->member_rows);
-	e->wants = room(n_slot, sizeof *e->wants);
-	e->logits = room((size_t)n_slot * m->n_vocab, sizeof *e->logits);
-	return sampler_new(&e->sampler, m->n_vocab);
-}
-
-/* The sink token: as the configuration names it, by spelling or by number, or as
- * the model does. */
-static int find_sink(struct engine *e, struct reason *why)
-{
-	const char *name = e->sink_name;
-	unsigned long id;
-	char *end;
-
-	e->sink_token = tokenizer_sink(e->tokenizer);
-	if (name == NULL || name[0] == '\0')
-		return 0;
-	e->sink_token = tokenizer_find(e->tokenizer, name);
-	if (e->sink_token >= 0)
-		return 0;
-	id = strtoul(name, &end, 10);
-	if (*end != '\0' || id >= tokenizer_n_vocab(e->tokenizer))
-		return refuse(why, "bad_config", "sink-token %.80s: the model has no such token", name);
-	e->sink_token = (int32_t)id;
-	return 0;
+	for (i = 0; rc == 0 && i < HASH_SIZE; i++)
+		for (t = e->hash[i]; t != NULL; t = t->hash_next)
+			timeline_adopt(t);
+	return rc;
 }
 
 static int load(struct engine *e, struct reason *why)
 {
-	struct backend_params bp = { .n_thread = e->p.n_thread, .n_row_max = e->n_row_max, .isa = e->isa };
-	struct model_params mp = { .ops = e->ops, .progress = loading, .ctx = e,
-	                           .n_cache = e->p.window.n_sink + e->p.window.n_recent };
-	struct backend_why bad = { .text = "" };
-	struct timeline *t;
-	size_t i;
 	int rc;
 
 	rc = store_each(e->p.store, each_session, e);
@@ -312,29 +255,10 @@ static int load(struct engine *e, struct reason *why)
 	if (rc != 0)
 		return rc;
 	e->store_started = true;
-	if (strcmp(e->backend_name, "auto") != 0 && strcmp(e->backend_name, e->ops->name) != 0)
-		return refuse(why, "unsupported", "no backend %s in this version", e->backend_name);
-	rc = e->ops->open(&e->backend, &bp, &bad);
-	if (rc != 0)
-		return refuse(why, "backend", "%s", bad.text);
-	mp.backend = e->backend;
-	rc = model_open(&e->model, e->model_path, &mp, why);
-	if (rc != 0)
-		return rc;
-	e->tokenizer = model_tokenizer(e->model);
-	rc = find_sink(e, why);
-	if (rc != 0)
-		return rc;
-	rc = open_slots(e, why);
-	if (rc != 0)
-		return rc;
-	for (i = 0; i < HASH_SIZE; i++)
-		for (t = e->hash[i]; t != NULL; t = t->hash_next)
-			timeline_adopt(t);
-	return 0;
+	return engine_bring(e, why);
 }
 
-static void become_ready(struct engine *e)
+void engine_ready(struct engine *e)
 {
 	struct request *r, *next;
 	struct timeline *t;
@@ -342,11 +266,12 @@ static void become_ready(struct engine *e)
 
 	e->phase = PHASE_READY;
 	e->load_progress = 1;
+	e->used = clock_seconds();
 	kept_adopt(e);
 	for (i = 0; i < HASH_SIZE; i++)
 		for (t = e->hash[i]; t != NULL; t = t->hash_next)
 			resident_want(t);
-	tell(e, ENGINE_READY, 1, NULL);
+	engine_tell(e, ENGINE_READY, 1, NULL);
 	r = e->deferred;
 	e->deferred = NULL;
 	e->deferred_last = &e->deferred;
@@ -356,37 +281,18 @@ static void become_ready(struct engine *e)
 	}
 }
 
-static void unload(struct engine *e)
+static void free_sessions(struct engine *e)
 {
 	struct timeline *t, *next;
-	uint32_t i;
+	size_t i;
 
-	for (i = 0; i < HASH_SIZE; i++)
+	for (i = 0; i < HASH_SIZE; i++) {
 		for (t = e->hash[i]; t != NULL; t = next) {
 			next = t->hash_next;
 			timeline_free(t);
 		}
-	for (i = 0; e->places != NULL && i < e->p.n_slot; i++) {
-		free(e->places[i].ring);
-		free(e->places[i].head);
+		e->hash[i] = NULL;
 	}
-	free(e->places);
-	free(e->rows);
-	free(e->seqs);
-	free(e->outputs);
-	free(e->score_outputs);
-	free(e->members);
-	free(e->member_rows);
-	free(e->wants);
-	free(e->logits);
-	sampler_free(e->sampler);
-	if (e->kv != NULL)
-		e->ops->kv_close(e->backend, e->kv);
-	slab_close(e->slab);
-	model_close(e->model);
-	e->ops->close(e->backend);
-	e->model = NULL;               /* the last status is still to be told */
-	e->kv = NULL;
 }
 
 /* ---- the loop ---- */
@@ -420,8 +326,9 @@ static bool turn(struct engine *e)
 			did |= apply_turn(e->places[slot].owner);
 	}
 	e->apply_turn = (e->apply_turn + i) % e->p.n_slot;
-	did |= engine_step(e);
-	if (e->phase == PHASE_READY)
+	if (e->lost.name[0] == '\0')
+		did |= engine_step(e);
+	if (e->lost.name[0] == '\0')
 		did |= score_turn(e);
 	return did;
 }
@@ -433,7 +340,7 @@ static void run(struct engine *e)
 	int wait;
 
 	for (;;) {
-		wait = e->retry ? RETRY_MS : -1;
+		wait = recover_wait(e, unload_wait(e, e->retry ? RETRY_MS : -1));
 		l = did ? mailbox_take(e->mail) : mailbox_wait(e->mail, wait);
 		open_mail(e, l);
 		if (e->phase == PHASE_STOPPING && !e->stop_begun)
@@ -443,6 +350,8 @@ static void run(struct engine *e)
 		if (e->retry && e->phase != PHASE_STOPPING && clock_seconds() >= e->retry_at)
 			retry(e);
 		did = turn(e);
+		did |= recover_turn(e);
+		did |= unload_turn(e, did);
 	}
 }
 
@@ -452,18 +361,19 @@ static void *engine_main(void *arg)
 	struct reason why = { .name = "" };
 	int rc;
 
-	tell(e, ENGINE_LOADING, 0, NULL);
+	engine_tell(e, ENGINE_LOADING, 0, NULL);
 	rc = load(e, &why);
 	if (e->phase != PHASE_STOPPING && rc == 0)
-		become_ready(e);
+		engine_ready(e);
 	else if (e->phase != PHASE_STOPPING)
 		engine_fail(e, why.name[0] != '\0' ? why.name : "internal",
 		            why.name[0] != '\0' ? why.text : "the engine could not be started; see the log");
 	run(e);
 	refuse_all(e, "stopping", "the daemon is stopping");
 	open_mail(e, mailbox_take(e->mail));
-	unload(e);
-	tell(e, ENGINE_STOPPED, 0, NULL);
+	free_sessions(e);
+	device_close(e);               /* the last status is still to be told */
+	engine_tell(e, ENGINE_STOPPED, 0, NULL);
 	return NULL;
 }
 
@@ -500,6 +410,7 @@ static void engine_free(struct engine *e)
 	mailbox_close(e->mail);
 	free(e->model_path);
 	free(e->backend_name);
+	free(e->module_path);
 	free(e->isa);
 	free(e->sink_name);
 	free(e);
@@ -515,24 +426,24 @@ int engine_start(struct engine **out, const struct engine_params *p, struct reas
 	if (e == NULL)
 		return ERROR(-ENOMEM);
 	e->p = *p;
-	e->ops = &backend_cpu;
 	e->n_chunk = p->n_chunk > 0 ? p->n_chunk : 64;
-	if (e->p.n_slot == 0)
-		e->p.n_slot = 1;
+	e->n_slot_asked = e->p.n_slot;
 	if (e->p.n_thread == 0)
 		e->p.n_thread = cpus();
-	e->n_row_max = (e->n_chunk > ROWS_LEAST ? e->n_chunk : ROWS_LEAST) + e->p.n_slot;
 	e->model_path = strdup(p->model != NULL ? p->model : "");
 	e->backend_name = strdup(p->backend != NULL ? p->backend : "auto");
+	e->module_path = p->cuda_module != NULL ? strdup(p->cuda_module) : NULL;
 	e->isa = p->isa != NULL ? strdup(p->isa) : NULL;
 	e->sink_name = p->sink_token != NULL ? strdup(p->sink_token) : NULL;
+	e->kv_type = p->kv_type != NULL && strcmp(p->kv_type, "q8") == 0 ? KV_Q8 : KV_F16;
 	e->phase = PHASE_LOADING;
 	e->started = clock_ms();
 	e->waiting_last = &e->waiting;
 	e->deferred_last = &e->deferred;
 	e->scores_last = &e->scores;
 	rc = mailbox_open(&e->mail);
-	if (rc != 0 || e->model_path == NULL || e->backend_name == NULL) {
+	if (rc != 0 || e->model_path == NULL || e->backend_name == NULL ||
+	    (p->cuda_module != NULL && e->module_path == NULL)) {
 		engine_free(e);
 		return ERROR(rc != 0 ? rc : -ENOMEM);
 	}

@@ -12,6 +12,7 @@
 
 #include <sys/types.h>
 
+#include "daemon/base/config.h"
 #include "daemon/base/error.h"
 #include "daemon/base/mailbox.h"
 #include "daemon/base/value.h"
@@ -29,11 +30,16 @@ struct engine_caps {               /* per uid */
 struct engine_params {
 	const char *model;         /* path */
 	const char *backend;       /* auto, cpu, cuda */
+	const char *cuda_module;   /* path; NULL: the installed one */
 	unsigned n_thread;         /* 0: all */
 	const char *isa;           /* NULL: the best */
-	uint32_t n_slot;           /* sessions whose caches are in memory at once */
+	uint32_t n_slot;           /* sessions whose caches are on the device at once; 0: the usual */
 	uint32_t n_chunk;          /* longest prefill chunk */
+	struct config_amount gpu_memory;       /* of a device's own: for weights, work and slots */
+	uint64_t swap_bytes;       /* of the machine's memory, for caches without a slot; 0: only on disk */
+	uint32_t unload_seconds;   /* without work, after which the model is unloaded; 0: never */
 	double slot_seconds;       /* that a busy session keeps its slot while others wait; 0: 10 */
+	const char *kv_type;       /* of the caches: f16 (NULL), q8 */
 	const char *sink_token;    /* spelling or id of a learned sink token; NULL: the model says */
 	struct window window;      /* of new sessions; n_recent 0: min(2000, n_ctx - 5) */
 	struct settings settings;  /* of new sessions */
@@ -105,14 +111,16 @@ struct published {
 };
 void published_free(struct published *p);
 
-/* Life of the engine: loading (progress), ready, failed (why). */
+/* Life of the engine: loading (progress), ready, unloaded (and loading again when it
+ * is needed), failed (why). */
 struct engine_status {
 	struct letter letter;
-	enum { ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED, ENGINE_STOPPED } state;
+	enum { ENGINE_LOADING, ENGINE_READY, ENGINE_UNLOADED, ENGINE_FAILED, ENGINE_STOPPED } state;
 	double progress;
 	char text[200];            /* for STATUS=: model, backend, memory */
 	struct reason why;
 	int slab_fd;               /* READY: a new slab that a service manager may keep; -1: none */
+	bool slab_gone;            /* READY: caches are on a device; what was kept is of no use */
 };
 
 /* Starts the thread, which loads the model, starts the store, brings sessions back

@@ -7,7 +7,7 @@
  * So after a crash the last entry is all that must be known to go on: what was
  * held back is generated again, the same.
  *
- * It must not know about batches; it is given the logits of the newest token.
+ * It must not know about batches; it is given what the model says of the next token.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -195,15 +195,24 @@ void generate_end(struct timeline *t, enum turn_reason reason)
 	end(t, reason, -1);
 }
 
-void generate_pick(struct timeline *t, float *logits)
+int32_t generate_pick(const struct timeline *t, const struct candidates *top, float *logits)
+{
+	const struct sampling *s = &t->cur->settings.sampling;
+	int32_t last[SAMPLE_LAST];
+	size_t n = timeline_last(t, last, SAMPLE_LAST);
+
+	if (logits != NULL)
+		return sampler_pick(t->engine->sampler, s, t->n_token, logits, last, n);
+	return sampler_pick_top(t->engine->sampler, s, t->n_token, top, last, n);
+}
+
+void generate_take(struct timeline *t, int32_t id)
 {
 	struct engine *e = t->engine;
 	const struct settings *s = &t->cur->settings;
 	struct held *h = &t->held;
-	int32_t last[SAMPLE_LAST], id;
-	size_t n = timeline_last(t, last, SAMPLE_LAST), at;
+	size_t at;
 
-	id = sampler_pick(e->sampler, &s->sampling, t->n_token, logits, last, n);
 	if (id < 0) {
 		generate_end(t, TURN_ERROR);
 		return;

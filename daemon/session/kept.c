@@ -1,5 +1,5 @@
 /*
- * Kept caches: sessions whose slots an earlier process left in the slab go on where
+ * Kept caches: sessions whose slots an earlier process left in its slab go on where
  * they are, without a checkpoint.
  *
  * The hard idea: the process before us may have been ahead of what is committed, and
@@ -21,7 +21,7 @@ void kept_stamp(const struct timeline *t, uint64_t n_written)
 		.n_written = n_written, .start = t->start,
 	};
 
-	slab_stamp(t->engine->slab, t->slot, &stamp);
+	slots_stamp(t->engine->slots, t->slot, &stamp);
 }
 
 /* Is what the stamp says of use to t, whose committed log it has to meet? */
@@ -45,14 +45,14 @@ void kept_adopt(struct engine *e)
 	struct timeline *t;
 	uint32_t slot, n = 0;
 
-	if (!slab_kept(e->slab))
+	if (!slots_kept(e->slots))
 		return;
 	for (slot = 0; slot < e->p.n_slot; slot++) {
-		if (!slab_left(e->slab, slot, &s))
+		if (!slots_left(e->slots, slot, &s))
 			continue;
 		t = timeline_by_id(e, s.session);
 		if (t == NULL || !usable(t, &s)) {
-			slab_drop(e->slab, slot);
+			slots_drop(e->slots, slot);
 			continue;
 		}
 		resident_adopt(t, slot, s.n_computed < t->row.n_token ? s.n_computed : t->row.n_token, s.start);

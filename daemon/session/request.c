@@ -15,6 +15,7 @@ struct verb_row {
 	void (*run)(struct engine *, struct request *, struct timeline *);
 	enum access access;        /* NONE: names no session (or makes one) */
 	bool needs_model;
+	bool waits;                /* for a model that loads, which says what of a session is usable */
 	bool damaged;              /* works on a session whose log does not verify */
 	bool always;               /* also while stopping */
 };
@@ -29,7 +30,7 @@ static const struct verb_row verbs[N_VERB] = {
 	[VERB_APPEND]       = { .run = verb_order, .access = ACCESS_WRITE, .needs_model = true },
 	[VERB_GENERATE]     = { .run = verb_order, .access = ACCESS_WRITE, .needs_model = true },
 	[VERB_SAY]          = { .run = verb_order, .access = ACCESS_WRITE, .needs_model = true },
-	[VERB_CANCEL]       = { .run = verb_cancel, .access = ACCESS_WRITE, .needs_model = true },
+	[VERB_CANCEL]       = { .run = verb_cancel, .access = ACCESS_WRITE, .waits = true },
 	[VERB_READ]         = { .run = verb_read, .access = ACCESS_READ },
 	[VERB_SHOW]         = { .run = verb_show, .access = ACCESS_READ, .needs_model = true },
 	[VERB_SCORE]        = { .run = verb_score, .needs_model = true },
@@ -88,8 +89,11 @@ int timeline_usable(const struct timeline *t, struct reason *why)
 		return refuse(why, "session_damaged", "%s", t->bad);
 	if (t->changed)
 		return refuse(why, "model_changed", "the session belongs to the model %s", t->row.model);
+	if (t->oversize)
+		return refuse(why, "window_too_large", "sinks %u + window %u: the device's slots are for %u tokens; see --window",
+		              t->row.window.n_sink, t->row.window.n_recent, t->engine->n_window_max);
 	if (t->row.n_kill >= 2 && !t->probation)
-		return refuse(why, "session_set_aside", "the engine ended twice while computing it");
+		return refuse(why, "session_set_aside", "the engine ended, or its device failed, again and again while computing it");
 	return 0;
 }
 
@@ -135,11 +139,13 @@ void request_open(struct engine *e, struct request *r)
 		answer_refused(e, r, "stopping", "the daemon is stopping");
 		return;
 	}
-	if (v->needs_model && e->phase == PHASE_LOADING) {
+	if (v->needs_model)
+		e->used = clock_seconds();
+	if (((v->needs_model || v->waits) && e->phase == PHASE_LOADING) || (v->needs_model && e->phase == PHASE_UNLOADED)) {
 		defer(e, r);
 		return;
 	}
-	if (v->needs_model && e->phase == PHASE_FAILED) {
+	if ((v->needs_model || v->waits) && e->phase == PHASE_FAILED) {
 		answer_refused(e, r, e->failed.name, "%s", e->failed.text);
 		return;
 	}

@@ -1,7 +1,7 @@
 /*
  * Residents: which sessions have a slot, how they get one and how they leave it.
  *
- *   ASLEEP --slot--> LOADING --checkpoint, token ids--> READY --leave--> ASLEEP
+ *   ASLEEP --slot--> LOADING --copy or checkpoint, token ids--> READY --leave--> ASLEEP
  *
  * The hard idea: a cache is only a cache.  Whatever is wrong with a checkpoint
  * (absent, damaged, of another layout, ahead of the log), the session is built
@@ -102,9 +102,11 @@ bool resident_serve(struct engine *e)
 	uint32_t slot;
 	int rc;
 
-	while ((t = e->waiting) != NULL) {
+	while (e->lost.name[0] == '\0' && (t = e->waiting) != NULL) {
 		if (!t->deleting && !t->stalled && t->n_queued > 0 && timeline_usable(t, NULL) == 0) {
-			rc = slab_take(e->slab, e->ops->kv_bytes(&e->shape, t->row.window), &slot, &why);
+			rc = slots_take(e->slots, e->ops->kv_bytes(&e->shape, t->row.window), &slot, &why);
+			if (rc > 0 && swap_shrink(e->swap))
+				continue;
 			if (rc != 0) {
 				out = victim(e);
 				if (out == NULL) {
@@ -139,9 +141,15 @@ static void ready(struct timeline *t)
 	}
 }
 
-static void lacking(struct timeline *t)
+static void lacking(struct timeline *t, const struct store_job *j)
 {
-	/* What it lacks may be on its way still. */
+	struct engine *e = t->engine;
+
+	/* What it lacks may be on its way still, or wait for the disk. */
+	if (strcmp(j->why.name, "disk") == 0) {
+		t->stalled = e->retry = true;
+		e->retry_at = clock_seconds() + RETRY_MS / 1000.0;
+	}
 	if (t->stalled || t->n_log > 0) {
 		resident_leave(t, false);
 		return;
@@ -161,7 +169,7 @@ static void got_tokens(struct call *c, struct store_job *j)
 	if (t->deleting || t->gone || t->state != TIMELINE_LOADING)
 		return;
 	if (j->rc != 0 || n != j->limit) {
-		lacking(t);
+		lacking(t, j);
 		return;
 	}
 	for (i = 0; i < n; i++) {
@@ -239,8 +247,10 @@ static void got_checkpoint(struct call *c, struct store_job *j)
 	if (j->rc == 0)
 		wrong = unusable(t, j->checkpoint);
 	if (j->rc == 0 && wrong == NULL &&
-	    e->ops->kv_write(e->kv, t->slot, j->checkpoint->kv, j->checkpoint->n_kv) != 0)
-		wrong = "the device does not take it";
+	    e->ops->kv_write(e->kv, t->slot, j->checkpoint->kv, j->checkpoint->n_kv) != 0) {
+		device_failed(e, "a checkpoint could not be copied to it");
+		return;
+	}
 	if (wrong != NULL) {
 		log_warning("session %llu: bad_checkpoint: %s; it is built again from its log",
 		            (unsigned long long)t->row.id, wrong);
@@ -255,6 +265,27 @@ static void got_checkpoint(struct call *c, struct store_job *j)
 		t->rebuilding = true;
 	}
 	load_tokens(t);
+}
+
+/* From a copy in the machine's memory; false: there is none that fits. */
+static bool swap_in(struct timeline *t)
+{
+	struct engine *e = t->engine;
+	struct swap_copy *copy = swap_find(e->swap, t->row.id);
+	bool fits = copy != NULL && unusable(t, &copy->c) == NULL;
+
+	if (fits && e->ops->kv_write(e->kv, t->slot, copy->c.kv, copy->c.n_kv) != 0) {
+		device_failed(e, "a cache could not be copied to it");
+		return false;
+	}
+	if (fits) {
+		t->n_computed = copy->c.n_computed;
+		t->start = copy->c.start;
+		e->stats.swapped_in++;
+	}
+	if (copy != NULL)
+		swap_spend(e->swap, copy);
+	return fits;
 }
 
 static void settle(struct timeline *t, uint32_t slot, uint64_t n_computed, uint64_t start)
@@ -289,6 +320,12 @@ static void wake(struct timeline *t, uint32_t slot)
 		return;
 	}
 	timeline_news(t, EVENT_STATE, "loading", 0);
+	if (swap_in(t)) {
+		load_tokens(t);
+		return;
+	}
+	if (e->lost.name[0] != '\0')           /* it leaves again before this turn is over */
+		return;
 	call_post(call_new(e, t, NULL, got_checkpoint), store_job_new(STORE_CHECKPOINT_GET, t->row.id));
 }
 
@@ -306,27 +343,38 @@ void resident_adopt(struct timeline *t, uint32_t slot, uint64_t n_computed, uint
 
 static void saved(struct call *c, struct store_job *j)
 {
-	c->t->saving = false;
-	if (j->rc == 0)
+	struct timeline *t = c->t;
+
+	swap_release(c->engine->swap, c->copy);
+	t->saving = false;
+	if (j->rc == 0) {
 		c->engine->stats.checkpoints_written++;
-	else if (!c->t->deleting)
-		log_warning("session %llu: its checkpoint could not be written", (unsigned long long)c->t->row.id);
+		return;
+	}
+	t->moved = true;               /* what is on disk is older */
+	if (!t->deleting)
+		log_warning("session %llu: its checkpoint could not be written", (unsigned long long)t->row.id);
 }
 
-void resident_save(struct timeline *t)
+/* The slot as it is now, of whose tokens the first n are logged; leaving: it stays
+ * in memory.  NULL: there is no memory, or nobody wants it. */
+static struct swap_copy *copy_slot(struct timeline *t, uint64_t n, bool leaving)
 {
 	struct engine *e = t->engine;
-	struct store_job *j;
+	struct swap_copy *copy = swap_new(e->swap, t->row.id, e->ops->kv_bytes(&e->shape, t->row.window));
 	struct checkpoint *c;
-	uint64_t n = t->n_computed < t->row.n_token ? t->n_computed : t->row.n_token;
 
-	/* A cache can be set back by a chunk, not by more. */
-	if (t->state != TIMELINE_READY || !t->moved || n == 0 || t->n_computed - n >= e->n_chunk ||
-	    t->start > n || t->stalled || t->n_out > 0)
-		return;
-	c = calloc(1, sizeof *c);
-	if (c == NULL)
-		abort();
+	if (copy == NULL) {
+		log_warning("session %llu: no memory for a checkpoint", (unsigned long long)t->row.id);
+		return NULL;
+	}
+	if (leaving)
+		swap_keep(e->swap, copy);
+	if (!t->moved && !copy->kept) {
+		swap_release(e->swap, copy);
+		return NULL;
+	}
+	c = &copy->c;
 	c->fingerprint = t->row.fingerprint;
 	snprintf(c->layout, sizeof c->layout, "%s", e->ops->kv_layout(e->backend, e->shape.type));
 	c->window = t->row.window;
@@ -334,19 +382,54 @@ void resident_save(struct timeline *t)
 	c->n_computed = n;
 	c->start = t->start;
 	c->chain = t->row.chain;
-	c->n_kv = e->ops->kv_bytes(&e->shape, t->row.window);
-	c->kv = malloc(c->n_kv);
-	if (c->kv == NULL || e->ops->kv_read(e->kv, t->slot, c->kv, c->n_kv) != 0) {
-		log_warning("session %llu: no memory for a checkpoint", (unsigned long long)t->row.id);
-		checkpoint_free(c);
-		return;
-	}
-	j = store_job_new(STORE_CHECKPOINT_PUT, t->row.id);
-	j->checkpoint = c;
+	if (e->ops->kv_read(e->kv, t->slot, c->kv, c->n_kv) == 0)
+		return copy;
+	swap_spend(e->swap, copy);
+	swap_release(e->swap, copy);
+	device_failed(e, "a cache could not be copied from it");
+	return NULL;
+}
+
+static void write_copy(struct timeline *t, struct swap_copy *copy)
+{
+	struct store_job *j = store_job_new(STORE_CHECKPOINT_PUT, t->row.id);
+	struct call *call = call_new(t->engine, t, NULL, saved);
+
+	j->checkpoint = malloc(sizeof *j->checkpoint);
+	if (j->checkpoint == NULL)
+		abort();
+	*j->checkpoint = copy->c;
+	j->checkpoint->lent = true;
+	call->copy = copy;
 	t->saving = true;
 	t->moved = false;
 	t->since_saved = 0;
-	call_post(call_new(e, t, NULL, saved), j);
+	call_post(call, j);
+}
+
+static void save(struct timeline *t, bool leaving)
+{
+	struct engine *e = t->engine;
+	uint64_t n = t->n_computed < t->row.n_token ? t->n_computed : t->row.n_token;
+	struct swap_copy *copy;
+
+	/* A cache can be set back by a chunk, not by more. */
+	if (t->state != TIMELINE_READY || (!t->moved && !leaving) || n == 0 || t->n_computed - n >= e->n_chunk ||
+	    t->start > n || t->stalled || t->n_out > 0)
+		return;
+	copy = copy_slot(t, n, leaving);
+	if (copy == NULL)
+		return;
+	e->stats.swapped_out += copy->kept;
+	if (t->moved)
+		write_copy(t, copy);
+	else
+		swap_release(e->swap, copy);
+}
+
+void resident_save(struct timeline *t)
+{
+	save(t, false);
 }
 
 /* So often that a restart replays no more than min(R, 10 s of prefill); not while
@@ -366,13 +449,13 @@ void resident_save_when_due(struct timeline *t)
 
 /* Gives the slot back, in the middle of its work if need be: what is not logged is
  * generated again, the same. */
-void resident_leave(struct timeline *t, bool save)
+void resident_leave(struct timeline *t, bool keep)
 {
 	struct engine *e = t->engine;
 
-	if (save)
-		resident_save(t);
-	slab_drop(e->slab, t->slot);
+	if (keep)
+		save(t, true);
+	slots_drop(e->slots, t->slot);
 	e->places[t->slot].owner = NULL;
 	t->ring = t->head = NULL;
 	t->state = TIMELINE_ASLEEP;

@@ -20,6 +20,7 @@
 #include "daemon/session/engine-internal.h"
 
 #define PREFILL_LEAST 16       /* rows of prefill in a step, however slow */
+#define BUDGET_STEP 8          /* rows that a budget moves by */
 #define LONG_STEP 0.5          /* seconds of a step when nobody generates */
 
 bool timeline_busy(const struct timeline *t)
@@ -60,7 +61,8 @@ static void begin_probation(struct timeline *t)
 
 static void end_probation(struct timeline *t)
 {
-	t->probation = t->alone = false;
+	t->probation = false;
+	t->alone = t->n_lost > 1;
 	t->row.n_kill = 0;
 	timeline_flush(t, true);
 }
@@ -77,6 +79,21 @@ static void jump(struct timeline *t)
 	t->start = t->n_computed = start;
 }
 
+/* More than a slice of its text waits.  Taking that in is a matter of milliseconds,
+ * computing what it becomes one of seconds, most of which a jump may save: so it is
+ * taken in first, and steps are short meanwhile for the sessions that generate.
+ * Counted is what has been accepted, be it on its way to disk. */
+static bool much_at_hand(const struct timeline *t)
+{
+	uint64_t taken = 0;
+
+	if (t->cur != NULL && !text_at_hand(t))
+		return false;          /* an answer, and what waits behind it */
+	if (t->cur != NULL)
+		taken = t->cur->progress.offset * (t->cur->tokens ? sizeof(int32_t) : 1);
+	return t->n_queued_bytes > taken + SLICE_BYTES;
+}
+
 /* Rows that t could take part with. */
 static uint32_t wanted(struct timeline *t)
 {
@@ -89,7 +106,7 @@ static uint32_t wanted(struct timeline *t)
 	if (t->n_computed == t->n_token && generating(t))
 		t->n_computed--;
 	todo = t->n_token - t->n_computed;
-	if (todo == 0)
+	if (todo == 0 || much_at_hand(t))
 		return 0;
 	if (t->resumed) {
 		begin_probation(t);
@@ -127,8 +144,10 @@ static void join(struct engine *e, struct batch *b, struct timeline *t, uint32_t
 	}
 	b->n_row += n;
 	b->n_seq++;
-	if (t->n_computed + n == t->n_token && generating(t))
+	if (t->n_computed + n == t->n_token && generating(t)) {
+		e->choosers[b->n_output] = t;
 		e->outputs[b->n_output++] = b->n_row - 1;
+	}
 }
 
 static bool decodes(const struct timeline *t, uint32_t want)
@@ -138,11 +157,26 @@ static bool decodes(const struct timeline *t, uint32_t want)
 
 static uint32_t prefill_budget(const struct engine *e, bool any_decode)
 {
-	double seconds = any_decode ? STEP_SECONDS : LONG_STEP;
-	double rows = e->row_seconds > 0 ? seconds / e->row_seconds : e->n_chunk;
+	double rows = e->row_seconds > 0 ? LONG_STEP / e->row_seconds : e->n_chunk;
 	uint32_t n = rows < e->n_chunk ? (uint32_t)rows / 8 * 8 : e->n_chunk;
 
+	if (any_decode)
+		n = swap_busy(e->swap) ? e->shared_rows / 2 : e->shared_rows;  /* a checkpoint is written: time is short */
 	return n < PREFILL_LEAST ? PREFILL_LEAST : n;
+}
+
+/* A step that was shared, and had as much prefill as it could, says whether the next may
+ * have more: little by little, so that no two gaps between tokens differ much. */
+static void adapt_budget(struct engine *e, const struct batch *b, double seconds)
+{
+	const uint32_t rows = e->shared_rows;
+
+	if (b->n_output == 0 || b->n_row < b->n_output + prefill_budget(e, true) || swap_busy(e->swap))
+		return;
+	if (seconds > STEP_SECONDS)
+		e->shared_rows = rows > PREFILL_LEAST ? rows - BUDGET_STEP : PREFILL_LEAST;
+	else if (seconds < STEP_SECONDS * 3 / 4 && rows + BUDGET_STEP <= e->n_chunk)
+		e->shared_rows = rows < PREFILL_LEAST ? PREFILL_LEAST : rows + BUDGET_STEP;
 }
 
 static void fill(struct engine *e, struct batch *b, uint32_t *want)
@@ -192,6 +226,8 @@ static void tell_progress(struct timeline *t)
 		return;
 	if (todo == 0 || (todo == 1 && generating(t))) {
 		t->rebuilding = false;
+		if (!t->engine->ops->bitwise)          /* close to what it was, not the same */
+			timeline_news(t, EVENT_STATE, "rebuilt", 1);
 		timeline_news(t, EVENT_STATE, generating(t) ? "generating" : "idle", 1);
 		return;
 	}
@@ -204,7 +240,29 @@ static void tell_progress(struct timeline *t)
 	}
 }
 
-static void stepped(struct engine *e, struct timeline *t, uint32_t n, float *logits)
+/* The next token of every output, while the logits are there: from the largest of each
+ * row, and from whole rows, which all come, where these do not tell for one. */
+static void choose(struct engine *e, const struct batch *b)
+{
+	size_t n_vocab = model_info(e->model)->n_vocab;
+	bool whole = false, top = b->n_output > 0 && model_candidates(e->model, e->tops);
+	uint32_t i;
+
+	for (i = 0; i < b->n_output; i++) {
+		e->chosen[i] = top ? generate_pick(e->choosers[i], &e->tops[i], NULL) : SAMPLE_WHOLE_ROW;
+		whole = whole || e->chosen[i] == SAMPLE_WHOLE_ROW;
+	}
+	if (!whole)
+		return;
+	model_logits(e->model, e->logits);
+	e->stats.whole_rows += b->n_output;
+	for (i = 0; i < b->n_output; i++)
+		if (e->chosen[i] == SAMPLE_WHOLE_ROW)
+			e->chosen[i] = generate_pick(e->choosers[i], NULL, e->logits + n_vocab * i);
+}
+
+/* id: the token that was chosen; NULL: none was to be. */
+static void stepped(struct engine *e, struct timeline *t, uint32_t n, const int32_t *id)
 {
 	bool decode = decodes(t, n);
 
@@ -218,19 +276,19 @@ static void stepped(struct engine *e, struct timeline *t, uint32_t n, float *log
 	tell_progress(t);
 	if (t->probation)
 		end_probation(t);
-	if (logits != NULL)
-		generate_pick(t, logits);
+	recover_clear(t);
+	if (id != NULL)
+		generate_take(t, *id);
 	resident_save_when_due(t);
 }
 
 bool engine_step(struct engine *e)
 {
 	struct batch b = { .rows = e->rows, .seqs = e->seqs, .outputs = e->outputs };
-	size_t n_vocab = model_info(e->model)->n_vocab;
-	uint32_t i, row = 0, out = 0;
+	uint32_t i, out = 0;
 	struct reason why = { .name = "" };
 	double began = clock_seconds(), took;
-	float *logits;
+	bool chose;
 	int rc;
 
 	fill(e, &b, e->wants);
@@ -238,25 +296,26 @@ bool engine_step(struct engine *e)
 		return false;
 	for (i = 0; i < b.n_seq; i++)
 		kept_stamp(e->members[i], e->members[i]->n_computed + e->member_rows[i]);
-	rc = model_forward(e->model, e->kv, &b, e->logits, NULL, &why);
+	model_begin(e->model, e->kv, &b);
+	choose(e, &b);
+	rc = model_end(e->model, &why);
 	if (rc != 0) {
-		engine_fail(e, why.name[0] != '\0' ? why.name : "backend",
-		            why.text[0] != '\0' ? why.text : "a step failed");
-		return false;
+		device_failed(e, why.text);
+		recover_suspect(e, b.n_seq);
+		return true;
 	}
 	took = clock_seconds() - began;
-	slab_harmless(e->slab);
+	slots_harmless(e->slots);
 	e->stats.steps++;
 	e->stats.step_seconds += took;
 	if (b.n_row >= PREFILL_LEAST)
 		e->row_seconds = e->row_seconds == 0 ? took / b.n_row
 		                                     : 0.8 * e->row_seconds + 0.2 * took / b.n_row;
+	adapt_budget(e, &b, took);
 	for (i = 0; i < b.n_seq; i++) {
-		row += e->member_rows[i];
-		logits = NULL;
-		if (out < b.n_output && e->outputs[out] == row - 1)
-			logits = e->logits + n_vocab * out++;
-		stepped(e, e->members[i], e->member_rows[i], logits);
+		chose = out < b.n_output && e->choosers[out] == e->members[i];
+		stepped(e, e->members[i], e->member_rows[i], chose ? &e->chosen[out] : NULL);
+		out += chose;
 	}
 	return true;
 }

@@ -27,6 +27,7 @@ struct score {
 	uint64_t n_computed, n_scored;
 	double sum, began;
 	double row_seconds;        /* measured */
+	uint32_t n_lost;           /* chunks of it in which the device failed */
 	struct value *per_token;   /* NULL: not wanted */
 };
 
@@ -72,6 +73,33 @@ void score_refuse_all(struct engine *e, const char *name, const char *text)
 	while (e->scores != NULL) {
 		e->scores->r->rc = refuse(&e->scores->r->why, name, "%s", text);
 		score_end(e, e->scores);
+	}
+}
+
+/* The device is to be closed: those that have begun begin again, unless it fails with them. */
+void score_restart_all(struct engine *e)
+{
+	struct score *s, *next;
+
+	for (s = e->scores; s != NULL; s = next) {
+		next = s->next;
+		if (s->n_lost >= LOSSES_MOST) {
+			s->r->rc = refuse(&s->r->why, "device_lost", "the device failed again and again while computing it");
+			score_end(e, s);
+			continue;
+		}
+		if (s->kv == NULL)
+			continue;
+		e->ops->kv_close(e->backend, s->kv);
+		s->kv = NULL;
+		free(s->logits);
+		s->logits = NULL;
+		s->n_computed = s->n_scored = 0;
+		s->sum = 0;
+		if (s->per_token != NULL) {
+			value_free(s->per_token);
+			s->per_token = value_list();
+		}
 	}
 }
 
@@ -154,8 +182,9 @@ static int next_chunk(struct engine *e, struct score *s)
 	b.n_row = n;
 	rc = model_forward(e->model, s->kv, &b, b.n_output > 0 ? s->logits : NULL, NULL, &why);
 	if (rc != 0) {
-		engine_fail(e, why.name[0] != '\0' ? why.name : "backend", why.text);
-		return refuse(&s->r->why, "backend", "the device failed");
+		device_failed(e, why.text);
+		s->n_lost++;
+		return 0;
 	}
 	for (i = 0; i < b.n_output; i++) {
 		nll = sample_nll(s->logits + i * n_vocab, n_vocab,

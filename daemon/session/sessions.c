@@ -86,6 +86,7 @@ void timeline_adopt(struct timeline *t)
 	struct engine *e = t->engine;
 
 	t->changed = t->row.fingerprint != model_info(e->model)->fingerprint;
+	t->oversize = window_check(e, t->row.window, NULL) != 0;
 	t->chat = t->row.raw ? NULL : model_chat(e->model);
 	t->bound = model_replay(e->model, t->row.window);
 	t->told_start = timeline_window_start(t, t->row.n_token);
@@ -564,6 +565,8 @@ void verb_delete(struct engine *e, struct request *r, struct timeline *t)
 	waiters_refuse(t, "no_session", "the session has been deleted");
 	if (t->state != TIMELINE_ASLEEP)
 		resident_leave(t, false);
+	if (e->swap != NULL)
+		swap_forget(e->swap, t->row.id);
 	j = store_job_new(STORE_SESSION_DELETE, t->row.id);
 	j->durable = true;
 	call_post(call_new(e, t, r, deleted), j);

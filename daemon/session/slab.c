@@ -205,7 +205,7 @@ void *slab_memory(struct slab *s)
 
 /* Bytes that can be had without harm: the system's word, less a sixteenth of all;
  * where it says nothing, all of the machine's memory. */
-static uint64_t memory_available(void)
+uint64_t memory_available(void)
 {
 	uint64_t total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 	uint64_t reserve = total / 16, kib, available = total;

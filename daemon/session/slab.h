@@ -50,6 +50,8 @@ void *slab_memory(struct slab *s);             /* n_slot * slot_bytes, page alig
 int slab_take(struct slab *s, size_t n, uint32_t *slot, struct reason *why);
 void slab_drop(struct slab *s, uint32_t slot); /* zeroed and returned to the system */
 int slab_fd(const struct slab *s);
+/* Bytes of the machine that can be had without harm to others. */
+uint64_t memory_available(void);
 
 bool slab_kept(const struct slab *s);          /* it was taken over */
 /* What an earlier process left in a slot: true, and the slot is taken now; false:

@@ -22,6 +22,8 @@ static const char *state_of(const struct timeline *t)
 		return "loading";
 	if (t->rebuilding && t->state == TIMELINE_READY)
 		return "rebuilding";
+	if (t->engine->phase == PHASE_UNLOADED && t->n_queued == 0)
+		return "unloaded";
 	if (t->state == TIMELINE_ASLEEP)
 		return t->n_queued > 0 ? "queued" : "idle";
 	if (t->n_computed + 1 < t->n_token || (t->n_computed < t->n_token && !generating(t)))
@@ -126,9 +128,16 @@ static struct value *memory_value(const struct engine *e)
 	struct request usual = { .verb = VERB_CREATE };
 	struct value *v = value_map();
 
-	value_put(v, "weights", value_uint(model_info(e->model)->n_byte));
+	value_put(v, "weights", value_uint(e->budget.weights));
 	value_put(v, "session", value_uint(e->ops->kv_bytes(&e->shape, window_of(e, &usual))));
 	value_put(v, "slots", value_uint(e->p.n_slot * (uint64_t)e->slot_bytes));
+	if (e->budget.total == 0)
+		return v;
+	value_put(v, "work", value_uint(e->budget.work));
+	value_put(v, "computed", value_uint(budget_bytes(&e->budget)));
+	value_put(v, "taken", value_uint(e->device_taken));
+	value_put(v, "limit", value_uint(e->budget.limit));
+	value_put(v, "total", value_uint(e->budget.total));
 	return v;
 }
 
@@ -147,20 +156,20 @@ static struct value *limits_value(const struct engine *e)
 
 void verb_server_info(struct engine *e, struct request *r, struct timeline *none)
 {
-	static const char *const phases[] = { "loading", "ready", "failed", "stopping" };
+	static const char *const phases[] = { "loading", "ready", "failed", "stopping", "unloaded" };
 	bool there = e->model != NULL && e->kv != NULL;
 	struct value *v = value_map(), *features = value_list();
 
 	(void)none;
-	value_put(v, "state", value_str(phases[e->phase]));
+	value_put(v, "state", value_str(e->phase == PHASE_UNLOADED && e->leaving ? "unloading" : phases[e->phase]));
 	value_put(v, "progress", value_real(e->phase == PHASE_LOADING ? e->load_progress : 1));
 	value_put(v, "model", there ? model_value(e) : value_nil());
-	value_put(v, "backend", value_str(e->backend != NULL ? e->ops->describe(e->backend) : e->ops->name));
+	value_put(v, "backend", value_str(e->backend != NULL ? e->ops->describe(e->backend) : e->backend_name));
 	value_put(v, "threads", value_uint(e->p.n_thread));
 	if (there)
 		value_put(v, "memory", memory_value(e));
 	value_put(v, "limits", limits_value(e));
-	if (e->ops->bitwise)
+	if (there && e->ops->bitwise)
 		value_push(features, value_str("bitwise"));
 	value_put(v, "features", features);
 	r->result = v;
@@ -186,6 +195,7 @@ void verb_server_stats(struct engine *e, struct request *r, struct timeline *non
 	value_put(v, "prefill_tokens", value_uint(s->prefill));
 	value_put(v, "generated_tokens", value_uint(s->generated));
 	value_put(v, "skipped_tokens", value_uint(s->skipped));
+	value_put(v, "whole_rows", value_uint(s->whole_rows));
 	value_put(v, "steps", value_uint(s->steps));
 	value_put(v, "step_ms", value_uint((uint64_t)(1000 * s->step_seconds)));
 	value_put(v, "sessions", value_uint(e->n_session));
@@ -197,8 +207,13 @@ void verb_server_stats(struct engine *e, struct request *r, struct timeline *non
 	value_put(v, "orders", value_uint(s->orders));
 	value_put(v, "scores", value_uint(s->scores));
 	value_put(v, "kept_sessions", value_uint(s->kept));
+	value_put(v, "device_failures", value_uint(s->device_failures));
 	value_put(v, "rebuilt_sessions", value_uint(s->rebuilt));
 	value_put(v, "slots_evicted", value_uint(s->slots_evicted));
+	value_put(v, "swapped_out", value_uint(s->swapped_out));
+	value_put(v, "swapped_in", value_uint(s->swapped_in));
+	value_put(v, "swap_bytes", value_uint(e->swap != NULL ? swap_bytes(e->swap) : 0));
+	value_put(v, "unloads", value_uint(s->unloads));
 	value_put(v, "checkpoints_written", value_uint(s->checkpoints_written));
 	value_put(v, "checkpoints_loaded", value_uint(s->checkpoints_loaded));
 	value_put(v, "checkpoints_refused", value_uint(s->checkpoints_refused));
@@ -218,7 +233,9 @@ void status_text(const struct engine *e, char *out, size_t n)
 	struct request usual = { .verb = VERB_CREATE };
 	double mib = 1024.0 * 1024.0;
 
-	if (e->model == NULL || e->kv == NULL)
+	if (e->phase == PHASE_UNLOADED)
+		snprintf(out, n, "unloaded; the next request loads the model");
+	else if (e->model == NULL || e->kv == NULL)
 		snprintf(out, n, "loading");
 	else
 		snprintf(out, n, "%s on %s, %.0f MiB a session, %u slots", model_info(e->model)->name,

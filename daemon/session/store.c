@@ -278,8 +278,9 @@ static int job_allowed(struct store *s, const struct op *op, struct store_job *j
 	if (!s->redo_waits || redo_run(s, &why) == 0)
 		return 0;
 	group_fail(s, &why);
-	if (!op->writes)
-		return 0;              /* reads what is committed */
+	/* Others read what is committed; ids are asked for up to what was answered. */
+	if (!op->writes && j->op != STORE_TOKENS)
+		return 0;
 	j->why = why;
 	return REFUSED;
 }

@@ -82,7 +82,8 @@ enum store_op {
 	STORE_READ,            /* session, from (seq), limit (entries, 0: 1,000), limit_bytes (of
 	                          event_cost, 0: 512 KiB; one entry comes in any case): events
 	                          (forgotten filled in), next (where to read on), durable_seq */
-	STORE_TOKENS,          /* session, from (position), limit (0: all): ids, in one list */
+	STORE_TOKENS,          /* session, from (position), limit (0: all): ids, in one list.  disk: some
+	                          of them have been answered and wait to be written */
 	STORE_CHECKPOINT_PUT,  /* session, checkpoint: a commit, then temporary name, fsync, rename */
 	STORE_CHECKPOINT_GET,  /* session: checkpoint; REFUSED bad_checkpoint; positive STORE_NONE */
 	STORE_CHECKPOINT_DROP, /* session: overwritten and removed */
@@ -106,7 +107,8 @@ struct checkpoint {
 	 * back by up to n_chunk tokens: the next token's logits need not be stored, a
 	 * resumed session computes its last token again. */
 	size_t n_kv, n_logits;
-	void *kv;                  /* n_kv bytes, owned */
+	void *kv;                  /* n_kv bytes, owned, or */
+	bool lent;                 /* the poster's, until its job is back */
 	float *logits;             /* [n_logits] of the next token, owned, or NULL */
 };
 

@@ -9,14 +9,16 @@
  * that share a key head.
  */
 #include <assert.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
 
 #define SPLIT_ITEMS_MOST 64u     /* tiles fewer than this may be split over workers */
+#define PARTS 4u                 /* of a worker, or a few more: taking one costs a third of a microsecond */
 
 struct tile {                    /* rows of one session x heads of one key head */
-	uint32_t row, n_row, head_kv, head, n_head;
+	uint32_t item, row, n_row, head_kv, head, n_head;
 	const struct layer_place *place;
 	const struct batch_seq *seq;
 	const uint8_t *slot;
@@ -34,6 +36,9 @@ struct job {
 	uint32_t rep;            /* query heads of a key head */
 	uint32_t heads_tile, n_head_tile;
 	uint32_t n_split;        /* most of any tile, when split over workers */
+	uint32_t part, n_part;   /* splits of an item, items of a tile */
+	uint64_t call;           /* of cpu_attend, in the upper half */
+	_Atomic uint32_t left[SPLIT_ITEMS_MOST];         /* items of a tile still to be computed */
 };
 
 static uint64_t start_of(const struct batch_seq *s, uint64_t pos)
@@ -57,6 +62,7 @@ static void tile_find(const struct job *j, uint32_t item, struct tile *t)
 	const struct span *s;
 	uint64_t first, last;
 
+	t->item = item;
 	t->row = row;
 	t->n_row = first_row[1] - row;
 	t->head_kv = part / j->n_head_tile;
@@ -96,7 +102,8 @@ static void seen(const struct tile *t, bool head, uint64_t split, uint64_t pos, 
 	*hi = to < base + SPLIT_KEYS ? (uint32_t)(to - base) : SPLIT_KEYS;
 }
 
-static void places_of(const struct tile *t, bool head, uint64_t split, uint32_t *places)
+/* own_ring: its blocks are counted from 0. */
+static void places_of(const struct tile *t, bool head, bool own_ring, uint64_t split, uint32_t *places)
 {
 	const struct span s = t->place->span;
 	const uint32_t n_head = s.n_head / WINDOW_BLOCK, n_ring = s.n_ring / WINDOW_BLOCK;
@@ -107,8 +114,37 @@ static void places_of(const struct tile *t, bool head, uint64_t split, uint32_t 
 		if (head)
 			places[i] = block < n_head ? (uint32_t)block : 0;
 		else
-			places[i] = n_head + (uint32_t)(block % n_ring);
+			places[i] = (own_ring ? 0 : n_head) + (uint32_t)(block % n_ring);
 	}
+}
+
+/* Keys of the split that is probably next. */
+static const void *after(const struct split *s, const struct tile *t, bool head, bool own_ring, uint64_t split)
+{
+	const size_t block = (size_t)16 * (s->type == KV_Q8 ? ROUND32(s->head_dim)
+	                                   : s->head_dim * (s->type == KV_F32 ? 4 : 2));
+	uint32_t places[SPLIT_BLOCKS];
+
+	places_of(t, head, own_ring, split + 1, places);
+	return (const uint8_t *)s->k + places[0] * block;
+}
+
+/* The tile's queries as one part sees them, once for all splits that a worker computes
+ * in turn; false: they lie there from the split before. */
+static bool queries(const struct job *j, const struct tile *t, bool head, struct scratch *room)
+{
+	const uint32_t dim = j->layer->head_dim;
+	const uint64_t these = j->call | (t->item * 2 + head);
+
+	if (room->queries == these)
+		return false;
+	room->queries = these;
+	for (uint32_t r = 0, i = 0; r < t->n_row; r++)
+		for (uint32_t h = 0; h < t->n_head; h++, i++)
+			cpu_rotate(j->b, j->a->rope, j->table, t->row + r, head ? ROPE_SINK : ROPE_WINDOW,
+			           dim, j->a->scale, j->q->x + (t->row + r) * j->q->stride + (t->head + h) * dim,
+			           room->q + i * ROUND16(dim));
+	return true;
 }
 
 /* Split number n of a tile: the head's come first. */
@@ -118,18 +154,19 @@ static void run_split(const struct job *j, const struct tile *t, uint32_t n, str
 	const bool head = n < t->n_head_split;
 	const uint64_t split = head ? n : t->ring_first + (n - t->n_head_split);
 	const struct kv *kv = j->b->kv;
-	const uint32_t dim = j->layer->head_dim, dim_pad = ROUND16(dim);
-	const size_t places = span_places(t->place->span), size = kv->shape.type == KV_F16 ? 2 : 4;
+	const uint32_t dim = j->layer->head_dim;
+	const bool q8 = kv->shape.type == KV_Q8;
 	struct split s = {
-		.f16 = kv->shape.type == KV_F16, .head_dim = dim, .dim_pad = dim_pad,
-		.k = t->slot + t->place->k + t->head_kv * places * dim * size,
-		.v = t->slot + t->place->v + t->head_kv * places * dim_pad * size,
+		.type = q8 && head ? KV_F16 : kv->shape.type, .head_dim = dim, .dim_pad = ROUND16(dim),
 		.n_query = t->n_row * t->n_head, .q = room->q, .score = room->score, .out = out,
-		.alibi = j->a->alibi != NULL, .softcap = j->a->softcap,
+		.alibi = j->a->alibi != NULL, .softcap = j->a->softcap, .planes = room->planes,
+		.fresh = queries(j, t, head, room),
 	};
 	uint64_t base = split * SPLIT_KEYS + (head ? 0 : t->place->span.n_sink);
 
-	places_of(t, head, split, s.places);
+	cpu_kv_split(kv, t->place, t->slot, t->head_kv, dim, &s);
+	places_of(t, head, q8, split, s.places);
+	s.after = after(&s, t, head, q8, split);
 	for (uint32_t r = 0, i = 0; r < t->n_row; r++) {
 		uint64_t pos = j->b->batch->rows[t->row + r].pos;
 		uint64_t at = head ? window_query(t->seq->window, pos) : pos;
@@ -138,10 +175,6 @@ static void run_split(const struct job *j, const struct tile *t, uint32_t n, str
 			seen(t, head, split, pos, &s.lo[i], &s.hi[i]);
 			s.slope[i] = s.alibi ? j->a->alibi[t->head + h] : 0;
 			s.distance[i] = (float)(int64_t)(at - base);
-			cpu_rotate(j->b, j->a->rope, j->table, t->row + r, head ? ROPE_SINK : ROPE_WINDOW,
-			           dim, j->a->scale,
-			           j->q->x + (t->row + r) * j->q->stride + (t->head + h) * dim,
-			           room->q + i * dim_pad);
 		}
 	}
 	j->b->isa->attend(&s);
@@ -211,45 +244,52 @@ static float *stored_at(const struct job *j, uint32_t item, uint32_t n)
 	return j->b->kv->partials + ((size_t)item * j->n_split + n) * stored_floats(ROUND16(j->layer->head_dim));
 }
 
-static void one_split(void *ctx, uint32_t i, unsigned worker)
+static void merge_tile(const struct job *j, const struct tile *t, struct scratch *room)
 {
-	const struct job *j = ctx;
-	const uint32_t dim_pad = ROUND16(j->layer->head_dim), item = i / j->n_split, n = i % j->n_split;
-	float *store = stored_at(j, item, n), *o = store + ATTEND_TILE * 16;
-	struct partial p[ATTEND_TILE];
-	struct tile t;
+	const uint32_t dim_pad = ROUND16(j->layer->head_dim);
+	struct partial sum[ATTEND_TILE], p;
 
-	tile_find(j, item, &t);
-	if (n >= t.n_head_split + t.n_ring_split)
-		return;
-	partials_init(p, o, dim_pad);
-	run_split(j, &t, n, &j->b->scratch[worker], p);
-	for (uint32_t q = 0; q < ATTEND_TILE; q++) {
+	partials_init(sum, room->o, dim_pad);
+	for (uint32_t n = 0; n < t->n_head_split + t->n_ring_split; n++) {
+		float *store = stored_at(j, t->item, n);
+
+		for (uint32_t i = 0; i < t->n_row * t->n_head; i++) {
+			p = (struct partial){ store[i * 16], store[i * 16 + 1], store[i * 16 + 2] != 0,
+			                      store + ATTEND_TILE * 16 + (size_t)i * dim_pad };
+			j->b->isa->merge(&sum[i], &p, dim_pad);
+		}
+	}
+	finish(j, t, sum, room->o + ATTEND_TILE * dim_pad);
+}
+
+static void one_split(const struct job *j, const struct tile *t, uint32_t n, struct scratch *room)
+{
+	const uint32_t dim_pad = ROUND16(j->layer->head_dim);
+	float *store = stored_at(j, t->item, n);
+	struct partial p[ATTEND_TILE];
+
+	partials_init(p, store + ATTEND_TILE * 16, dim_pad);
+	run_split(j, t, n, room, p);
+	for (uint32_t q = 0; q < t->n_row * t->n_head; q++) {
 		store[q * 16] = p[q].most;
 		store[q * 16 + 1] = p[q].sum;
 		store[q * 16 + 2] = p[q].any;
 	}
 }
 
-static void merge_tile(void *ctx, uint32_t item, unsigned worker)
+/* Some splits of a tile; who computes the last ones merges all. */
+static void part_of_tile(void *ctx, uint32_t i, unsigned worker)
 {
-	const struct job *j = ctx;
-	const uint32_t dim_pad = ROUND16(j->layer->head_dim);
-	struct partial sum[ATTEND_TILE], p;
+	struct job *j = ctx;
+	struct scratch *room = &j->b->scratch[worker];
+	const uint32_t item = i / j->n_part, first = i % j->n_part * j->part;
 	struct tile t;
 
 	tile_find(j, item, &t);
-	partials_init(sum, j->b->scratch[worker].o, dim_pad);
-	for (uint32_t n = 0; n < t.n_head_split + t.n_ring_split; n++) {
-		float *store = stored_at(j, item, n);
-
-		for (uint32_t i = 0; i < t.n_row * t.n_head; i++) {
-			p = (struct partial){ store[i * 16], store[i * 16 + 1], store[i * 16 + 2] != 0,
-			                      store + ATTEND_TILE * 16 + (size_t)i * dim_pad };
-			j->b->isa->merge(&sum[i], &p, dim_pad);
-		}
-	}
-	finish(j, &t, sum, j->b->scratch[worker].o + ATTEND_TILE * dim_pad);
+	for (uint32_t n = first; n < first + j->part && n < t.n_head_split + t.n_ring_split; n++)
+		one_split(j, &t, n, room);
+	if (atomic_fetch_sub(&j->left[item], 1) == 1)
+		merge_tile(j, &t, room);
 }
 
 static uint32_t most_splits(struct span s)
@@ -292,16 +332,27 @@ static uint32_t cut_rows(const struct batch *batch, uint32_t most, uint32_t *fir
 	return n;
 }
 
-static uint32_t splits_of_batch(const struct job *j)
+/* Over workers, where there are few tiles of many splits; false: there are not. */
+static bool split_tiles(struct job *j, uint32_t items)
 {
-	uint32_t most = 0;
+	struct tile t;
 
-	for (uint32_t i = 0; i < j->b->batch->n_seq; i++) {
-		struct span s = j->b->kv->places[(size_t)i * j->b->kv->shape.n_layer + j->a->layer].span;
-
-		most = most_splits(s) > most ? most_splits(s) : most;
+	if (items >= split_items(j->b) || pool_threads(j->b->pool) == 1)
+		return false;
+	for (uint32_t i = 0; i < items; i++) {
+		tile_find(j, i, &t);
+		if (t.n_head_split + t.n_ring_split > j->n_split)
+			j->n_split = t.n_head_split + t.n_ring_split;
 	}
-	return most;
+	if (j->n_split < 2 || (size_t)items * j->n_split * stored_floats(ROUND16(j->layer->head_dim)) > j->b->kv->n_partial_floats)
+		return false;
+	j->n_part = PARTS * pool_threads(j->b->pool) / items + 1;
+	j->part = (j->n_split + j->n_part - 1) / j->n_part;
+	j->n_part = (j->n_split + j->part - 1) / j->part;
+	for (uint32_t i = 0; i < items; i++)
+		atomic_store(&j->left[i], j->n_part);
+	pool_run(j->b->pool, part_of_tile, j, items * j->n_part);
+	return true;
 }
 
 void cpu_attend(struct backend *b, const struct attend *a, const struct act *q, struct act *out)
@@ -309,6 +360,7 @@ void cpu_attend(struct backend *b, const struct attend *a, const struct act *q, 
 	struct job j = { .b = b, .a = a, .q = q, .out = out };
 	uint32_t items, rows_tile = 8;
 
+	cpu_products(b);
 	assert(b->batch && b->kv && !b->selected && a->layer < b->kv->shape.n_layer && q != out);
 	j.layer = &b->kv->layers[a->layer];
 	assert(a->n_head > 0 && a->n_head % j.layer->n_head_kv == 0);
@@ -319,6 +371,7 @@ void cpu_attend(struct backend *b, const struct attend *a, const struct act *q, 
 		return;
 	out->n_quantized = 0;
 	j.table = cpu_rope(b, a->rope);
+	j.call = (uint64_t)++b->n_attend << 32;
 	j.rep = a->n_head / j.layer->n_head_kv;
 	j.n_head_tile = (j.rep + ATTEND_TILE - 1) / ATTEND_TILE;
 	j.heads_tile = (j.rep + j.n_head_tile - 1) / j.n_head_tile;
@@ -326,12 +379,6 @@ void cpu_attend(struct backend *b, const struct attend *a, const struct act *q, 
 	while (rows_tile > 1 && rows_tile * j.heads_tile > ATTEND_TILE)
 		rows_tile /= 2;
 	items = cut_rows(b->batch, rows_tile, b->kv->tiles) * j.layer->n_head_kv * j.n_head_tile;
-	j.n_split = splits_of_batch(&j);
-	if (items < split_items(b) && j.n_split > 1 && pool_threads(b->pool) > 1
-	    && (size_t)items * j.n_split * stored_floats(ROUND16(j.layer->head_dim)) <= b->kv->n_partial_floats) {
-		pool_run(b->pool, one_split, &j, items * j.n_split);
-		pool_run(b->pool, merge_tile, &j, items);
-	} else {
+	if (!split_tiles(&j, items))
 		pool_run(b->pool, whole_tile, &j, items);
-	}
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
 
 #define THREADS_MOST 256u
@@ -120,6 +121,10 @@ int cpu_scratch_heads(struct backend *b, uint32_t dim_pad)
 			rc = room(&s->score, ATTEND_TILE * SPLIT_KEYS);
 		if (rc == 0)
 			rc = room(&s->o, 2 * ATTEND_TILE * (size_t)dim_pad);
+		if (!s->planes)
+			s->planes = cpu_alloc(ATTEND_TILE * sizeof *s->planes);
+		if (!s->planes)
+			rc = -ENOMEM;
 	}
 	b->dim_pad = rc < 0 ? 0 : dim_pad;
 	return rc;
@@ -199,6 +204,7 @@ static void cpu_close(struct backend *b)
 		cpu_free(b->scratch[i].q);
 		cpu_free(b->scratch[i].score);
 		cpu_free(b->scratch[i].o);
+		cpu_free(b->scratch[i].planes);
 	}
 	free(b->scratch);
 	free(b->choices);
@@ -249,32 +255,11 @@ static const char *cpu_describe(const struct backend *b)
 
 /* ---- a step ---- */
 
-/* What batch.h's comments promise, for our own mistakes. */
-static void check_batch(const struct backend *b, const struct batch *batch)
-{
-	uint32_t run = 0;
-
-	assert(batch->n_row > 0 && batch->n_row <= b->n_row_max);
-	assert(batch->n_seq > 0 && batch->n_seq <= batch->n_row && batch->n_output <= batch->n_row);
-	for (uint32_t i = 0; i < batch->n_row; i++) {
-		const struct batch_row *r = &batch->rows[i];
-
-		assert(r->seq < batch->n_seq);
-		run = i > 0 && r->seq == r[-1].seq ? run + 1 : 1;
-		assert(run == 1 || r->pos == r[-1].pos + 1);
-		assert(!b->kv || run <= b->kv->shape.n_chunk);
-		assert(r->pos < batch->seqs[r->seq].window.n_sink || r->pos >= batch->seqs[r->seq].start);
-	}
-	for (uint32_t i = 0; i < batch->n_output; i++)
-		assert(batch->outputs[i] < batch->n_row
-		       && (i == 0 || batch->outputs[i] > batch->outputs[i - 1]));
-}
-
 static void cpu_begin(struct backend *b, struct kv *kv, const struct batch *batch)
 {
 	assert(!b->batch);
 	b->kv = kv;
-	check_batch(b, batch);
+	check_batch(batch, b->n_row_max, kv ? &kv->shape : NULL);
 	b->batch = batch;
 	b->rc = 0;
 	b->n_row = batch->n_row;
@@ -287,6 +272,7 @@ static void cpu_begin(struct backend *b, struct kv *kv, const struct batch *batc
 static int cpu_end(struct backend *b, struct backend_why *why)
 {
 	assert(b->batch);
+	cpu_products(b);
 	pool_rest(b->pool);
 	b->batch = NULL;
 	b->kv = NULL;
@@ -296,9 +282,10 @@ static int cpu_end(struct backend *b, struct backend_why *why)
 }
 
 const struct backend_ops backend_cpu = {
-	.name = "cpu", .bitwise = true,
+	.version = BACKEND_VERSION, .build = PACKAGE_VERSION, .name = "cpu", .bitwise = true,
 	.open = cpu_open, .close = cpu_close, .describe = cpu_describe,
 	.weight_load = cpu_weight_load, .weight_free = cpu_weight_free, .weight_bytes = cpu_weight_bytes,
+	.weight_size = cpu_weight_size,
 	.act_new = cpu_act_new, .act_free = cpu_act_free,
 	.kv_bytes = cpu_kv_bytes, .kv_layout = cpu_kv_layout, .kv_open = cpu_kv_open,
 	.kv_close = cpu_kv_close, .kv_read = cpu_kv_read, .kv_write = cpu_kv_write,

@@ -5,17 +5,22 @@
  * window: keys [head][block of 16 places][dim][16], so that lanes of a score are
  * keys, then values [head][place][dims padded to 16].  Which place a position has
  * is window.h's.  The bytes of a place are written whole or not at all by store.
+ * In a cache of eight bits that is so for the sinks; the ring's bytes come after
+ * them, as struct split (isa.h) has them.
  */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
 
-static size_t type_bytes(enum kv_type t)
+#define COPY_BYTES ((size_t)1 << 20)     /* of a slot, by one thread at a time */
+
+static size_t type_bytes(enum kv_type t)         /* Q8: of the sinks */
 {
-	return t == KV_F16 ? 2 : 4;
+	return t == KV_F32 ? 4 : 2;
 }
 
 static size_t align64(size_t n)
@@ -27,36 +32,39 @@ static size_t align64(size_t n)
 static size_t place_layer(const struct kv_shape *s, const struct kv_layer *l, struct window w,
                           size_t at, struct layer_place *p)
 {
-	size_t places, size = type_bytes(s->type);
+	size_t places, ring, size = type_bytes(s->type);
 
 	p->span = window_span(w, l->local, s->n_chunk);
-	places = span_places(p->span);
+	places = s->type == KV_Q8 ? p->span.n_head : span_places(p->span);
 	p->k = at;
 	p->v = align64(at + l->n_head_kv * places * l->head_dim * size);
-	return align64(p->v + l->n_head_kv * places * ROUND16(l->head_dim) * size);
+	at = align64(p->v + l->n_head_kv * places * ROUND16(l->head_dim) * size);
+	if (s->type != KV_Q8)
+		return at;
+	ring = (size_t)l->n_head_kv * p->span.n_ring;
+	p->k8 = at;
+	p->v8 = align64(p->k8 + ring * ROUND32(l->head_dim));
+	p->k8_scale = align64(p->v8 + ring * ROUND16(l->head_dim));
+	p->v8_scale = align64(p->k8_scale + ring * (ROUND32(l->head_dim) / 32) * sizeof(uint16_t));
+	return align64(p->v8_scale + ring * sizeof(uint16_t));
 }
 
-/* The limits keep every size in range: 2^16 layers of 2^12 x 2^12 values of 2^28 places
- * would still fit, and no machine has that. */
-static bool shape_fits(const struct kv_shape *s)
+void cpu_kv_split(const struct kv *kv, const struct layer_place *p, const uint8_t *slot, uint32_t head,
+                  uint32_t dim, struct split *s)
 {
-	const uint32_t most = 1u << 26;
-	size_t sum = 0, one;
+	const size_t size = type_bytes(kv->shape.type);
+	size_t places = kv->shape.type == KV_Q8 ? p->span.n_head : span_places(p->span);
 
-	if (s->n_layer == 0 || s->n_layer > 65536 || s->n_chunk == 0 || s->n_chunk > most || s->n_slot == 0
-	    || s->most.n_sink > most || s->most.n_recent > most || (s->type != KV_F16 && s->type != KV_F32))
-		return false;
-	for (uint32_t l = 0; l < s->n_layer; l++) {
-		const struct kv_layer *k = &s->layers[l];
-
-		if (k->n_head_kv == 0 || k->n_head_kv > 4096 || k->head_dim == 0 || k->head_dim > 4096)
-			return false;
-		if (__builtin_mul_overflow((size_t)k->n_head_kv * ROUND16(k->head_dim) * 8,
-		                           (size_t)span_places(window_span(s->most, k->local, s->n_chunk)), &one)
-		    || __builtin_add_overflow(sum, one + 2 * CPU_ALIGN, &sum))
-			return false;
+	if (s->type != KV_Q8) {
+		s->k = slot + p->k + head * places * dim * size;
+		s->v = slot + p->v + head * places * ROUND16(dim) * size;
+		return;
 	}
-	return !__builtin_mul_overflow(sum, (size_t)s->n_slot, &sum) && sum < SIZE_MAX / 2;
+	places = (size_t)head * p->span.n_ring;
+	s->k = slot + p->k8 + places * ROUND32(dim);
+	s->v = slot + p->v8 + places * ROUND16(dim);
+	s->k_scale = (const uint16_t *)(const void *)(slot + p->k8_scale) + places * (ROUND32(dim) / 32);
+	s->v_scale = (const uint16_t *)(const void *)(slot + p->v8_scale) + places;
 }
 
 size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w)
@@ -72,8 +80,12 @@ size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w)
 
 const char *cpu_kv_layout(const struct backend *b, enum kv_type type)
 {
+	static const char *const names[] = {
+		[KV_F16] = "cpu-kv1-f16-b16", [KV_F32] = "cpu-kv1-f32-b16", [KV_Q8] = "cpu-kv1-q8-b16",
+	};
+
 	(void)b;
-	return type == KV_F16 ? "cpu-kv1-f16-b16" : "cpu-kv1-f32-b16";
+	return names[type];
 }
 
 static uint32_t most_dim(const struct kv_shape *s)
@@ -109,11 +121,12 @@ int cpu_kv_open(struct backend *b, const struct kv_shape *shape, void *memory,
 	int rc = 0;
 
 	assert(!b->batch);
-	if (!shape_fits(shape))
+	if (!check_shape(shape, shape->type == KV_Q8 ? Q8_DIM_MOST : 4096, 32))
 		return cpu_why(why, -ENOTSUP, "caches of this shape are not supported");
 	kv = calloc(1, sizeof(*kv));
 	if (!kv)
 		return cpu_why(why, -ENOMEM, "out of memory");
+	kv->pool = b->pool;
 	kv->shape = *shape;
 	kv->layers = malloc(shape->n_layer * sizeof(*kv->layers));
 	if (!kv->layers) {
@@ -152,11 +165,31 @@ void cpu_kv_close(struct backend *b, struct kv *kv)
 	free(kv);
 }
 
+/* A slot is tens of megabytes, and sessions wait for its copy: all threads make it. */
+struct copy {
+	uint8_t *dst;
+	const uint8_t *src;
+	size_t n;
+};
+
+static void copy_part(void *ctx, uint32_t part, unsigned worker)
+{
+	const struct copy *c = ctx;
+	const size_t at = (size_t)part * COPY_BYTES, left = c->n - at;
+
+	(void)worker;
+	memcpy(c->dst + at, c->src + at, left < COPY_BYTES ? left : COPY_BYTES);
+}
+
 int cpu_kv_read(struct kv *kv, uint32_t slot, void *dst, size_t n)
 {
+	struct copy c = { .dst = dst, .n = n };
+
 	if (slot >= kv->shape.n_slot || n > kv->slot_bytes)
 		return -EINVAL;
-	memcpy(dst, kv->memory + slot * kv->slot_bytes, n);
+	c.src = kv->memory + slot * kv->slot_bytes;
+	pool_run(kv->pool, copy_part, &c, (uint32_t)((n + COPY_BYTES - 1) / COPY_BYTES));
+	pool_rest(kv->pool);
 	return 0;
 }
 
@@ -203,7 +236,7 @@ static void put(const struct backend *b, uint8_t *to, size_t at, size_t step, co
 		uint32_t m = n - i < 16 ? n - i : 16;
 
 		memcpy(tail, x + i, m * sizeof(float));
-		if (b->kv->shape.type == KV_F16) {
+		if (b->kv->shape.type != KV_F32) {
 			uint16_t *p = (uint16_t *)(void *)to + at + i * step;
 
 			b->isa->to_f16(tail, half, 16);
@@ -218,6 +251,28 @@ static void put(const struct backend *b, uint8_t *to, size_t at, size_t step, co
 	}
 }
 
+/* A key and its value at place of the ring. */
+static void put_q8(const struct backend *b, const struct split *s, size_t place, const float *k, const float *v, uint32_t dim)
+{
+	const uint32_t dim_k = ROUND32(dim), dim_v = ROUND16(dim), lane = place % 16;
+	uint8_t *to = (uint8_t *)(uintptr_t)s->k + place / 16 * dim_k * 16, q[Q8_DIM_MOST];
+	uint16_t *scale = (uint16_t *)(uintptr_t)s->k_scale + place / 16 * (dim_k / 2), d[Q8_DIM_MOST / 32];
+	float x[Q8_DIM_MOST] = { 0 };
+
+	memcpy(x, k, dim * sizeof *x);
+	b->isa->to_q8(x, dim_k, 32, q, d);
+	for (uint32_t i = 0; i < dim_k; i += 4)
+		memcpy(to + i * 16 + lane * 4, q + i, 4);
+	for (uint32_t i = 0; i < dim_k / 32; i++)
+		scale[i * 16 + lane] = d[i];
+	memcpy(x, v, dim * sizeof *x);
+	b->isa->to_q8(x, dim_v, dim_v, q, d);
+	to = (uint8_t *)(uintptr_t)s->v + place / 16 * dim_v * 16;
+	for (uint32_t i = 0; i < dim_v; i++)
+		to[(i / 16 * 4 + lane / 4) * 64 + i % 16 * 4 + lane % 4] = q[i];
+	((uint16_t *)(uintptr_t)s->v_scale)[place] = d[0];
+}
+
 static void store_row(void *ctx, uint32_t row, unsigned worker)
 {
 	const struct store *s = ctx;
@@ -225,14 +280,21 @@ static void store_row(void *ctx, uint32_t row, unsigned worker)
 	const struct batch_row *r = &b->batch->rows[row];
 	const struct kv_layer *l = &b->kv->layers[s->layer];
 	const struct layer_place *p = &b->kv->places[(size_t)r->seq * b->kv->shape.n_layer + s->layer];
-	const size_t places = span_places(p->span), place = span_place(p->span, r->pos);
+	const bool q8 = b->kv->shape.type == KV_Q8, ring = r->pos >= p->span.n_sink;
+	const size_t places = q8 ? p->span.n_head : span_places(p->span), place = span_place(p->span, r->pos);
 	const uint32_t dim = l->head_dim, dim_pad = ROUND16(dim);
+	struct split s8 = { .type = KV_Q8 };
 	uint8_t *slot = b->kv->memory + b->batch->seqs[r->seq].slot * b->kv->slot_bytes;
 	float *k = b->scratch[worker].q;
 
 	for (uint32_t h = 0; h < l->n_head_kv; h++) {
 		cpu_rotate(b, s->rope, s->table, row, ROPE_WINDOW, dim, 1.0f,
 		           s->k->x + row * s->k->stride + h * dim, k);
+		if (q8 && ring) {
+			cpu_kv_split(b->kv, p, slot, h, dim, &s8);
+			put_q8(b, &s8, place - p->span.n_head, k, s->v->x + row * s->v->stride + h * dim, dim);
+			continue;
+		}
 		put(b, slot + p->k, (h * places + place / 16 * 16) * dim + place % 16, 16, k, dim);
 		put(b, slot + p->v, (h * places + place) * dim_pad, 1,
 		    s->v->x + row * s->v->stride + h * dim, dim);
@@ -245,6 +307,7 @@ void cpu_store(struct backend *b, uint32_t layer, const struct rope *r,
 	struct store s = { b, r, NULL, k, v, layer };
 	const struct kv_layer *l;
 
+	cpu_products(b);
 	assert(b->batch && b->kv && !b->selected && layer < b->kv->shape.n_layer);
 	l = &b->kv->layers[layer];
 	assert(k->width == l->n_head_kv * l->head_dim && v->width == k->width);

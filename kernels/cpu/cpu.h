@@ -27,6 +27,7 @@ struct act {
 	int8_t *q;                       /* [n_row_max][2 * width], NULL if width % 32 */
 	struct qblock *b;                /* [n_row_max][width / 32] */
 	uint32_t n_quantized;            /* rows whose q is that of x */
+	bool multiplied;                 /* a product has wanted q: rows are made into it as they are written */
 };
 
 /* cos and sin of every row of the batch, of one rope */
@@ -41,10 +42,12 @@ enum { ROPE_WINDOW, ROPE_SINK };         /* at pos; at window_query(pos) */
 
 struct layer_place {                     /* where a layer of a session lies in its slot */
 	struct span span;
-	size_t k, v;                     /* bytes from the slot's start */
+	size_t k, v;                     /* bytes from the slot's start; Q8: of the sinks, */
+	size_t k8, v8, k8_scale, v8_scale;       /* and of the ring (struct split) */
 };
 
 struct kv {
+	struct pool *pool;
 	struct kv_shape shape;
 	struct kv_layer *layers;
 	uint8_t *memory;
@@ -66,9 +69,23 @@ struct choice {                          /* of one row: experts and their weight
 struct scratch {                         /* of one worker */
 	float *tile;                     /* [n_in][16] dequantized */
 	float *q;                        /* [ATTEND_TILE][dim_pad] */
+	struct planes *planes;           /* [ATTEND_TILE], of q */
+	uint64_t queries;                /* which ones q has (attend.c) */
 	float *score;                    /* [ATTEND_TILE][SPLIT_KEYS] */
 	float *o;                        /* [2][ATTEND_TILE][dim_pad] */
 };
+
+struct product {                         /* see matmul.c */
+	struct backend *b;
+	const struct weight *w;
+	const float *bias;
+	const struct act *in;
+	struct act *out;
+	uint32_t n_group, n_item;        /* groups of an item, items */
+	bool exact;
+};
+
+#define PRODUCTS_WAITING 3u
 
 struct backend {
 	const struct isa *isa;
@@ -83,6 +100,9 @@ struct backend {
 	const struct batch *batch;
 	uint32_t n_row;                  /* current rows: the batch's, or its outputs */
 	bool selected;
+	struct product waiting[PRODUCTS_WAITING];        /* of one input; every other operation runs them first */
+	uint32_t n_waiting;
+	uint32_t n_attend;               /* counts calls */
 	struct choice *choices;          /* [n_row_max], of the last route */
 	uint32_t n_used;
 	struct rope_table ropes[ROPE_TABLES];
@@ -105,6 +125,7 @@ int cpu_weight_load(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n_
                     const void *data, struct weight **out, struct backend_why *why);
 void cpu_weight_free(struct backend *b, struct weight *w);
 size_t cpu_weight_bytes(const struct weight *w);
+size_t cpu_weight_size(uint32_t type, uint64_t n_in, uint64_t n_out);
 /* Groups first..first+n-1 as a weight of their own: a view, not to be freed. */
 struct weight cpu_weight_groups(const struct weight *w, uint32_t first, uint32_t n);
 /* Row of a weight as floats, from the file's bytes. */
@@ -126,6 +147,9 @@ void cpu_kv_close(struct backend *b, struct kv *kv);
 int cpu_kv_read(struct kv *kv, uint32_t slot, void *dst, size_t n);
 int cpu_kv_write(struct kv *kv, uint32_t slot, const void *src, size_t n);
 void cpu_kv_begin(struct backend *b);    /* places of the batch's sessions */
+/* Where the keys and values of a key head lie: s's k, v and scales, for s's type. */
+void cpu_kv_split(const struct kv *kv, const struct layer_place *p, const uint8_t *slot, uint32_t head,
+                  uint32_t dim, struct split *s);
 void cpu_store(struct backend *b, uint32_t layer, const struct rope *r,
                const struct act *k, const struct act *v);
 void cpu_attend(struct backend *b, const struct attend *a, const struct act *q, struct act *out);
@@ -136,6 +160,7 @@ void cpu_matmul_routed(struct backend *b, uint32_t which, const struct weight *w
                        const struct act *in, struct act *out);
 void cpu_add_routed(struct backend *b, uint32_t which, const struct act *x, struct act *out);
 
+void cpu_products(struct backend *b);    /* runs those that wait */
 void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *bias,
                 const struct act *in, struct act *out);
 

@@ -11,4 +11,5 @@
 #include "kernels/cpu/rows.inc"
 #include "kernels/cpu/dot.inc"
 #include "kernels/cpu/attend.inc"
+#include "kernels/cpu/attend8.inc"
 #include "kernels/cpu/table.inc"

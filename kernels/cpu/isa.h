@@ -29,8 +29,7 @@
 
 enum pack {
 	PACK_F32, PACK_F16, PACK_BF16,   /* [group][n_in][16] */
-	PACK_I4,                         /* [group][n_in/32][4][16][4] bytes, see vw_load4 */
-	PACK_I8,                         /* [group][n_in/32][8][16][4] bytes: q + off */
+	PACK_INT,                        /* [group][n_in/32] blocks of 64 * n_bit bytes, see lanes-scalar.h: q + off */
 };
 
 struct weight {
@@ -38,6 +37,7 @@ struct weight {
 	const uint8_t *data;             /* as in the file */
 	uint32_t n_in, n_out, n_group;
 	enum pack pack;
+	uint32_t n_bit;                  /* PACK_INT: 4, 5, 6 or 8 */
 	float *vector;                   /* n_out = 1: its values, padded; nothing is packed */
 	uint8_t *values;                 /* 64-byte aligned; what follows lies behind it */
 	uint16_t *scale16, *min16;       /* halves [group][n_in/sub][16], formats with one scale */
@@ -77,14 +77,27 @@ struct rows {                            /* of a matmul; strides in elements */
 #define SPLIT_BLOCKS 16u                 /* blocks of a split: fixed by position, not by load */
 #define SPLIT_KEYS (SPLIT_BLOCKS * WINDOW_BLOCK)
 
+#define Q8_DIM_MOST 256u                 /* of a head with a cache of eight bits */
+#define ROUND32(n) (((n) + 31) / 32 * 32)
+
+struct planes {                          /* up to 256 values in fifteen bits */
+	int8_t q[2 * SPLIT_KEYS];        /* of 32 values the highs, then the lows */
+	struct qblock b[SPLIT_KEYS / 32];
+};
+
 struct split {
-	bool f16;
-	const void *k;                   /* [block][head_dim][16] */
-	const void *v;                   /* [block * 16][dim_pad] */
+	enum kv_type type;               /* KV_Q8 in the ring only: sinks are halves */
+	const void *k;                   /* [block][head_dim][16]; Q8: [block][ROUND32(head_dim) / 4][16 keys][4] */
+	const void *v;                   /* [block * 16][dim_pad]; Q8: [block][dim_pad / 16][4][16 dims][4 keys] */
+	const uint16_t *k_scale;         /* Q8: halves [block][ROUND32(head_dim) / 32][16] */
+	const uint16_t *v_scale;         /* Q8: halves [block][16] */
 	uint32_t head_dim, dim_pad;
 	uint32_t places[SPLIT_BLOCKS];   /* where each block of this split lies */
+	const void *after;               /* what is probably read next: asked for with the last values */
 	uint32_t n_query;
 	const float *q;                  /* [n_query][dim_pad], rotated and scaled */
+	struct planes *planes;           /* Q8: [n_query], of q */
+	bool fresh;                      /* planes are to be made of q; else they are */
 	uint32_t lo[ATTEND_TILE], hi[ATTEND_TILE];   /* keys seen: lo <= key < hi <= SPLIT_KEYS */
 	float slope[ATTEND_TILE];        /* ALiBi: score -= slope * (distance - key) */
 	float distance[ATTEND_TILE];     /* from the query to key 0 */
@@ -117,6 +130,9 @@ struct isa {
 	void (*glu)(enum glu_kind kind, const float *gate, const float *up, float *out, size_t n);
 	void (*add)(const float *x, const float *y, float *out, size_t n);
 	void (*softcap)(float cap, float *x, size_t n);
+	/* Bytes q + 128 with x = d * q, one half d for each n_same values; n % n_same = 0,
+	 * n_same % 16 = 0 */
+	void (*to_q8)(const float *x, uint32_t n, uint32_t n_same, uint8_t *q, uint16_t *d);
 	void (*to_f16)(const float *x, uint16_t *dst, size_t n);    /* clamped to finite halves */
 	void (*attend)(const struct split *s);
 	void (*merge)(struct partial *into, const struct partial *p, uint32_t dim_pad);

@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define V_ROOM 8                 /* v16 that fit into the registers */
+
 typedef struct { __m256 a, b; } v16;       /* lanes 0..7, 8..15 */
 typedef struct { __m256i a, b; } v16i;
 
@@ -42,6 +44,7 @@ INLINE v16 v_fma(v16 x, v16 y, v16 z)
 {
 	BOTH(_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b));
 }
+INLINE v16 v_fma_of(const float *x, v16 b, v16 c) { return v_fma(v_set1(*x), b, c); }
 INLINE v16 v_min(v16 x, v16 y) { BOTH(_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)); }
 INLINE v16 v_max(v16 x, v16 y) { BOTH(_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)); }
 INLINE v16 v_abs(v16 x)
@@ -66,6 +69,22 @@ INLINE v16 v_less(v16 a, v16 b, v16 x, v16 y)
 	BOTH(_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),
 	     _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ)));
 }
+INLINE float v_sum(v16 x)
+{
+	__m256 y = _mm256_add_ps(x.a, x.b);
+	__m128 z = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+
+	z = _mm_add_ps(z, _mm_movehl_ps(z, z));
+	return _mm_cvtss_f32(_mm_add_ss(z, _mm_movehdup_ps(z)));
+}
+INLINE float v_most(v16 x)
+{
+	__m256 y = _mm256_max_ps(x.a, x.b);
+	__m128 z = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+
+	z = _mm_max_ps(z, _mm_movehl_ps(z, z));
+	return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
+}
 INLINE void v_store(float *p, v16 x)
 {
 	_mm256_storeu_ps(p, x.a);
@@ -83,18 +102,24 @@ INLINE __m256 scale8_(__m256 a, __m256 t)
 	return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), n));
 }
 INLINE v16 v_scale2(v16 x, v16 t) { BOTH(scale8_(x.a, t.a), scale8_(x.b, t.b)); }
-INLINE int32_t v_store_i15(int8_t *high, int8_t *low, v16 x)
+INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 x)
 {
-	const __m128i half = _mm_set1_epi16(64), one = _mm_set1_epi16(1);
-	__m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
-	__m128i qa = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-	__m128i qb = _mm_packs_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+	const __m128i half = _mm_set1_epi16(64);
+	v16i q = { _mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b) };
+	__m128i qa = _mm_packs_epi32(_mm256_castsi256_si128(q.a), _mm256_extracti128_si256(q.a, 1));
+	__m128i qb = _mm_packs_epi32(_mm256_castsi256_si128(q.b), _mm256_extracti128_si256(q.b, 1));
 	__m128i ha = _mm_srai_epi16(_mm_add_epi16(qa, half), 7), hb = _mm_srai_epi16(_mm_add_epi16(qb, half), 7);
-	__m128i s = _mm_add_epi32(_mm_madd_epi16(qa, one), _mm_madd_epi16(qb, one));
 
 	_mm_storeu_si128((void *)high, _mm_packs_epi16(ha, hb));
 	_mm_storeu_si128((void *)low, _mm_packs_epi16(_mm_sub_epi16(qa, _mm_slli_epi16(ha, 7)),
 	                                              _mm_sub_epi16(qb, _mm_slli_epi16(hb, 7))));
+	return q;
+}
+INLINE int32_t v_total(v16i x)
+{
+	__m256i y = _mm256_add_epi32(x.a, x.b);
+	__m128i s = _mm_add_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+
 	s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
 	s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
 	return _mm_cvtsi128_si32(s);
@@ -108,15 +133,25 @@ INLINE v16 v_float(v16i x) { BOTH(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.
 
 #undef BOTH
 
+#define TILE_ROWS 4              /* more sums than this do not stay in registers, and take minutes to compile */
+
 typedef struct { __m256i w[8][2]; int off, nibble; } vw;
 
-INLINE vw vw_load4(const uint8_t *p, int off)
+/* up < 0: down */
+INLINE __m256i shift_(__m256i x, const int up)
 {
-	const __m256i low = _mm256_set1_epi8(15);
+	return up > 0 ? _mm256_slli_epi16(x, up) : up < 0 ? _mm256_srli_epi16(x, -up) : x;
+}
+
+/* With more than four bits, made signed. */
+INLINE vw vw_load_nibbles(const uint8_t *p, const int n_bit, int off)
+{
+	const int above = n_bit - 4, n = above ? 8 / above : 8;
+	const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8((char)(((1 << above) - 1) << 4));
 	vw w;
 
-	w.off = off;
-	w.nibble = 1;
+	w.off = above ? 0 : off;
+	w.nibble = !above;
 	UNROLL for (int j = 0; j < 4; j++)
 		UNROLL for (int h = 0; h < 2; h++) {
 			__m256i x = _mm256_loadu_si256((const void *)(p + 64 * j + 32 * h));
@@ -124,6 +159,14 @@ INLINE vw vw_load4(const uint8_t *p, int off)
 			w.w[j][h] = _mm256_and_si256(x, low);
 			w.w[j + 4][h] = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
 		}
+	if (above)
+		UNROLL for (int j = 0; j < 8; j++)
+			UNROLL for (int h = 0; h < 2; h++) {
+				__m256i x = shift_(_mm256_loadu_si256((const void *)(p + 256 + 64 * (j / n) + 32 * h)), 4 - j % n * above);
+
+				x = _mm256_or_si256(_mm256_and_si256(x, high), w.w[j][h]);
+				w.w[j][h] = _mm256_sub_epi8(x, _mm256_set1_epi8((char)off));
+			}
 	return w;
 }
 
@@ -135,9 +178,11 @@ INLINE vw vw_load8(const uint8_t *p, int off)
 
 	w.off = 0;
 	w.nibble = 0;
-	UNROLL for (int j = 0; j < 8; j++)
-		UNROLL for (int h = 0; h < 2; h++)
+	UNROLL for (int j = 0; j < 4; j++)
+		UNROLL for (int h = 0; h < 2; h++) {
 			w.w[j][h] = _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + 64 * j + 32 * h)), flip);
+			w.w[j + 4][h] = _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + 256 + 64 * j + 32 * h)), flip);
+		}
 	return w;
 }
 
@@ -171,6 +216,40 @@ INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t sum, int from, int to)
 		r.b = _mm256_sub_epi32(r.b, o);
 	}
 	return r;
+}
+
+/* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
+
+typedef struct { __m256i a, b, size_a, size_b; } vq;
+
+INLINE vq vq_load(const uint8_t *p)
+{
+	const __m256i flip = _mm256_set1_epi8((char)128);
+	__m256i a = _mm256_xor_si256(_mm256_loadu_si256((const void *)p), flip);
+	__m256i b = _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + 32)), flip);
+
+	return (vq){ a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b) };
+}
+INLINE __m256i quads8_(__m256i sum, __m256i w, __m256i size, __m256i x)
+{
+	__m256i p = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
+
+	return _mm256_add_epi32(sum, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+}
+INLINE v16i vq_dot(v16i sum, vq w, const int8_t *x)
+{
+	int32_t quad;
+	__m256i xs;
+
+	memcpy(&quad, x, 4);
+	xs = _mm256_set1_epi32(quad);
+	return (v16i){ quads8_(sum.a, w.a, w.size_a, xs), quads8_(sum.b, w.b, w.size_b, xs) };
+}
+/* The bytes are made signed as they are loaded. */
+INLINE v16i vq_start(int32_t total)
+{
+	(void)total;
+	return (v16i){ _mm256_setzero_si256(), _mm256_setzero_si256() };
 }
 
 #endif

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define V_ROOM 32                /* v16 that fit into the registers */
+
 typedef __m512 v16;
 typedef __m512i v16i;
 
@@ -30,6 +32,13 @@ INLINE v16 v_sub(v16 a, v16 b) { return _mm512_sub_ps(a, b); }
 INLINE v16 v_mul(v16 a, v16 b) { return _mm512_mul_ps(a, b); }
 INLINE v16 v_div(v16 a, v16 b) { return _mm512_div_ps(a, b); }
 INLINE v16 v_fma(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, b, c); }
+/* v_fma(v_set1(*x), b, c): compilers would keep what they broadcast, at the cost of a
+ * load port's and a register's time */
+INLINE v16 v_fma_of(const float *x, v16 b, v16 c)
+{
+	__asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*x));
+	return c;
+}
 INLINE v16 v_min(v16 a, v16 b) { return _mm512_min_ps(a, b); }
 INLINE v16 v_max(v16 a, v16 b) { return _mm512_max_ps(a, b); }
 INLINE v16 v_abs(v16 a) { return _mm512_abs_ps(a); }
@@ -37,6 +46,23 @@ INLINE v16 v_pick(unsigned mask, v16 a, v16 b) { return _mm512_mask_blend_ps((__
 INLINE v16 v_less(v16 a, v16 b, v16 x, v16 y)
 {
 	return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
+INLINE __m256 upper_(v16 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)); }
+INLINE float v_sum(v16 a)
+{
+	__m256 x = _mm256_add_ps(_mm512_castps512_ps256(a), upper_(a));
+	__m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+
+	y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+	return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+INLINE float v_most(v16 a)
+{
+	__m256 x = _mm256_max_ps(_mm512_castps512_ps256(a), upper_(a));
+	__m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+
+	y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+	return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
 }
 INLINE void v_store(float *p, v16 a) { _mm512_storeu_ps(p, a); }
 INLINE void v_store_f16(uint16_t *p, v16 a)
@@ -49,23 +75,42 @@ INLINE v16 v_scale2(v16 a, v16 t)
 
 	return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), n));
 }
-INLINE int32_t v_store_i15(int8_t *high, int8_t *low, v16 a)
+INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 {
 	__m512i q = _mm512_cvtps_epi32(a);
 	__m512i h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
 
 	_mm_storeu_si128((void *)high, _mm512_cvtepi32_epi8(h));
 	_mm_storeu_si128((void *)low, _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(h, 7))));
-	return _mm512_reduce_add_epi32(q);
+	return q;
+}
+/* As unsigned numbers: what a NaN became may wrap. */
+INLINE int32_t v_total(v16i a)
+{
+	__m256i x = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+	__m128i y = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+
+	y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4e));
+	y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1));
+	return _mm_cvtsi128_si32(y);
 }
 INLINE v16i v_join(v16i high, v16i low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low); }
 INLINE v16 v_float(v16i a) { return _mm512_cvtepi32_ps(a); }
 
+#define TILE_ROWS 8              /* of a product: as many sums as there are registers for */
+
 typedef struct { __m512i w[8]; int off; } vw;
 
-INLINE vw vw_load4(const uint8_t *p, int off)
+/* up < 0: down */
+INLINE __m512i shift_(__m512i x, const int up)
 {
-	const __m512i low = _mm512_set1_epi8(15);
+	return up > 0 ? _mm512_slli_epi16(x, up) : up < 0 ? _mm512_srli_epi16(x, -up) : x;
+}
+
+INLINE vw vw_load_nibbles(const uint8_t *p, const int n_bit, int off)
+{
+	const int above = n_bit - 4, n = above ? 8 / above : 8;
+	const __m512i low = _mm512_set1_epi8(15), high = _mm512_set1_epi8((char)(((1 << above) - 1) << 4));
 	vw w;
 
 	w.off = off;
@@ -75,6 +120,12 @@ INLINE vw vw_load4(const uint8_t *p, int off)
 		w.w[j] = _mm512_and_si512(x, low);
 		w.w[j + 4] = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
 	}
+	if (above)
+		UNROLL for (int j = 0; j < 8; j++) {
+			__m512i x = shift_(_mm512_loadu_si512(p + 256 + 64 * (j / n)), 4 - j % n * above);
+
+			w.w[j] = _mm512_ternarylogic_epi32(x, high, w.w[j], 0xea);        /* x & high | w */
+		}
 	return w;
 }
 
@@ -83,8 +134,10 @@ INLINE vw vw_load8(const uint8_t *p, int off)
 	vw w;
 
 	w.off = off;
-	UNROLL for (int j = 0; j < 8; j++)
+	UNROLL for (int j = 0; j < 4; j++) {
 		w.w[j] = _mm512_loadu_si512(p + 64 * j);
+		w.w[j + 4] = _mm512_loadu_si512(p + 256 + 64 * j);
+	}
 	return w;
 }
 
@@ -99,5 +152,19 @@ INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t sum, int from, int to)
 	}
 	return r;
 }
+
+/* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
+
+typedef __m512i vq;
+
+INLINE vq vq_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE v16i vq_dot(v16i sum, vq w, const int8_t *x)
+{
+	/* written out for the same reason as v_fma_of */
+	__asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*(const int8_t (*)[4])x));
+	return sum;
+}
+/* What a sum begins with; total: of all x that it will see */
+INLINE v16i vq_start(int32_t total) { return _mm512_set1_epi32(-128 * total); }
 
 #endif

@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define V_ROOM 8                 /* v16 that fit into the registers: how much is done at once */
+
 #include "kernels/quants.h"
 
 /* The compiler knows best what to do with loops over lanes. */
@@ -37,6 +39,7 @@ static inline v16 v_sub(v16 a, v16 b) { LANES(a.f[l] - b.f[l]); }
 static inline v16 v_mul(v16 a, v16 b) { LANES(a.f[l] * b.f[l]); }
 static inline v16 v_div(v16 a, v16 b) { LANES(a.f[l] / b.f[l]); }
 static inline v16 v_fma(v16 a, v16 b, v16 c) { LANES(fmaf(a.f[l], b.f[l], c.f[l])); }
+static inline v16 v_fma_of(const float *x, v16 b, v16 c) { return v_fma(v_set1(*x), b, c); }
 /* b where either is NaN, as the instructions have it */
 static inline v16 v_min(v16 a, v16 b) { LANES(a.f[l] < b.f[l] ? a.f[l] : b.f[l]); }
 static inline v16 v_max(v16 a, v16 b) { LANES(a.f[l] > b.f[l] ? a.f[l] : b.f[l]); }
@@ -45,6 +48,23 @@ static inline v16 v_abs(v16 a) { LANES(fabsf(a.f[l])); }
 static inline v16 v_pick(unsigned mask, v16 a, v16 b) { LANES(mask >> l & 1 ? a.f[l] : b.f[l]); }
 /* x where a < b, else y */
 static inline v16 v_less(v16 a, v16 b, v16 x, v16 y) { LANES(a.f[l] < b.f[l] ? x.f[l] : y.f[l]); }
+
+/* One tree: lanes 8 apart, then 4, 2, 1. */
+static inline float v_sum(v16 a)
+{
+	for (int step = 8; step > 0; step /= 2)
+		for (int l = 0; l < step; l++)
+			a.f[l] += a.f[l + step];
+	return a.f[0];
+}
+
+static inline float v_most(v16 a)
+{
+	for (int step = 8; step > 0; step /= 2)
+		for (int l = 0; l < step; l++)
+			a.f[l] = a.f[l] > a.f[l + step] ? a.f[l] : a.f[l + step];
+	return a.f[0];
+}
 
 static inline void v_store(float *p, v16 a)
 {
@@ -73,20 +93,28 @@ static inline v16 v_scale2(v16 a, v16 t)
 	return r;
 }
 
-/* Nearest even to int8; returns the sum. |a| <= 127. */
-/* a, |a| <= 16256, rounded to 128 * high + low; their sum */
-static inline int32_t v_store_i15(int8_t *high, int8_t *low, v16 a)
+/* a, |a| <= 16256, rounded to nearest even, as 128 * high + low */
+static inline v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 {
-	int32_t sum = 0;
+	v16i r;
 
 	for (int l = 0; l < 16; l++) {
 		int32_t q = (int32_t)lrintf(a.f[l]);
 
 		high[l] = (int8_t)((q + 64 + 16384) / 128 - 128);      /* rounded down */
 		low[l] = (int8_t)(q - 128 * high[l]);
-		sum += q;
+		r.i[l] = q;
 	}
-	return sum;
+	return r;
+}
+
+static inline int32_t v_total(v16i a)
+{
+	uint32_t sum = 0;
+
+	for (int l = 0; l < 16; l++)
+		sum += (uint32_t)a.i[l];
+	return (int32_t)sum;
 }
 
 static inline v16i v_join(v16i high, v16i low)
@@ -104,20 +132,25 @@ static inline v16 v_float(v16i a) { LANES((float)a.i[l]); }
 
 /* ---- 16 rows x 32 inputs of unsigned weights, and their integer products ---- */
 
+#define TILE_ROWS 8
+
 typedef struct { uint8_t w[8][16][4]; int off; } vw;
 
-/* Nibbles: byte [j][row][b] is input 4j+b (low) and 4j+b+16 (high). */
-static inline vw vw_load4(const uint8_t *p, int off)
+/* Nibbles: byte [j][row][b] is input 4j+b (low) and 4j+b+16 (high); then, as many bits
+ * more as there are, [j/n][row][b] with those of n = 8 (one bit) or 4 quads, low bits
+ * first. */
+static inline vw vw_load_nibbles(const uint8_t *p, const int n_bit, int off)
 {
+	const int above = n_bit - 4, n = above ? 8 / above : 8;
 	vw w = { .off = off };
 
-	for (int j = 0; j < 4; j++)
+	for (int j = 0; j < 8; j++)
 		for (int l = 0; l < 16; l++)
 			for (int b = 0; b < 4; b++) {
-				uint8_t x = p[(j * 16 + l) * 4 + b];
+				const int low = p[(j % 4 * 16 + l) * 4 + b] >> j / 4 * 4 & 15;
+				const int high = above ? p[256 + (j / n * 16 + l) * 4 + b] >> j % n * above & ((1 << above) - 1) : 0;
 
-				w.w[j][l][b] = x & 15;
-				w.w[j + 4][l][b] = x >> 4;
+				w.w[j][l][b] = (uint8_t)(high << 4 | low);
 			}
 	return w;
 }
@@ -126,7 +159,7 @@ static inline vw vw_load8(const uint8_t *p, int off)
 {
 	vw w = { .off = off };
 
-	memcpy(w.w, p, 512);
+	memcpy(w.w, p, sizeof(w.w));
 	return w;
 }
 
@@ -143,6 +176,36 @@ static inline v16i vw_dot(const vw *w, const int8_t *x, int32_t sum, int from, i
 				s += w->w[j][l][b] * x[4 * j + b];
 		r.i[l] = s;
 	}
+	return r;
+}
+
+/* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
+
+typedef struct { uint8_t b[16][4]; } vq;
+
+static inline vq vq_load(const uint8_t *p)
+{
+	vq w;
+
+	memcpy(w.b, p, 64);
+	return w;
+}
+
+static inline v16i vq_dot(v16i sum, vq w, const int8_t *x)
+{
+	for (int l = 0; l < 16; l++)
+		for (int b = 0; b < 4; b++)
+			sum.i[l] += w.b[l][b] * x[b];
+	return sum;
+}
+
+/* What a sum begins with; total: of all x that it will see */
+static inline v16i vq_start(int32_t total)
+{
+	v16i r;
+
+	for (int l = 0; l < 16; l++)
+		r.i[l] = -128 * total;
 	return r;
 }
 

@@ -5,24 +5,19 @@
  * a weight is read from memory once a step.  The int8 form of an act is made when
  * a product first needs it and kept until the act is written again: the three
  * products of a normalised row share one.
+ *
+ * The hard idea: workers meet at the end of whatever is run, and a small product is
+ * hardly longer than the meeting.  So a product waits (b->waiting) for others of the
+ * same input, and they are run as one by whatever operation comes next.
  */
 #include <assert.h>
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"
 
-#define ITEM_BYTES 32768u        /* of weights: about two microseconds of memory */
+#define ITEM_BYTES 131072u       /* of weights at most: long enough for the memory to see what comes */
+#define ITEM_ROWS 8u             /* with more rows items are shorter, down to an eighth: the last one is waited for */
 #define PANEL 64u                /* activation rows that stay in the cache */
-
-struct product {
-	struct backend *b;
-	const struct weight *w;
-	const float *bias;
-	const struct act *in;
-	struct act *out;
-	uint32_t n_group;        /* of an item */
-	bool exact;
-};
 
 static void panel(const struct product *p, uint32_t group, uint32_t row, uint32_t n, const float *tile)
 {
@@ -45,9 +40,8 @@ static void panel(const struct product *p, uint32_t group, uint32_t row, uint32_
 		p->b->isa->dot(w, group, &r, p->bias);
 }
 
-static void multiply(void *ctx, uint32_t item, unsigned worker)
+static void multiply(const struct product *p, uint32_t item, unsigned worker)
 {
-	const struct product *p = ctx;
 	const uint32_t first = item * p->n_group, n_row = p->b->n_row;
 	float *tile = p->exact ? p->b->scratch[worker].tile : NULL;
 	uint32_t last = first + p->n_group;
@@ -60,6 +54,46 @@ static void multiply(void *ctx, uint32_t item, unsigned worker)
 				cpu_weight_tile(p->w, g, tile);
 			panel(p, g, row, n_row - row < PANEL ? n_row - row : PANEL, tile);
 		}
+}
+
+static void multiply_waiting(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct backend *b = ctx;
+	const struct product *p = b->waiting;
+
+	for (; item >= p->n_item; p++)
+		item -= p->n_item;
+	multiply(p, item, worker);
+}
+
+/* Bytes of an item, so that every worker has as many of all products' bytes. */
+static size_t item_bytes(const struct backend *b)
+{
+	const size_t n_row = b->n_row < ITEM_ROWS ? ITEM_ROWS : b->n_row < PANEL ? b->n_row : PANEL;
+	const size_t most = pool_threads(b->pool) * (ITEM_BYTES * ITEM_ROWS / n_row);
+	size_t all = 0;
+
+	for (uint32_t i = 0; i < b->n_waiting; i++)
+		all += b->waiting[i].w->n_byte;
+	return all / (pool_threads(b->pool) * (all / most + 1)) + 1;
+}
+
+void cpu_products(struct backend *b)
+{
+	const size_t bytes = item_bytes(b);
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < b->n_waiting; i++) {
+		struct product *p = &b->waiting[i];
+		const size_t group = p->w->n_byte / p->w->n_group + 1;
+
+		p->n_group = p->exact || group >= bytes ? 1 : (uint32_t)(bytes / group);
+		p->n_item = (p->w->n_group + p->n_group - 1) / p->n_group;
+		n += p->n_item;
+	}
+	if (n > 0)
+		pool_run(b->pool, multiply_waiting, b, n);
+	b->n_waiting = 0;
 }
 
 struct quantize {
@@ -83,21 +117,33 @@ static void need_int8(struct backend *b, const struct act *in)
 	struct act *a = (struct act *)(uintptr_t)in;
 	struct quantize q = { b, a };
 
+	a->multiplied = true;
 	if (a->n_quantized >= b->n_row)
 		return;
 	pool_run(b->pool, quantize_row, &q, b->n_row);
 	a->n_quantized = b->n_row;
 }
 
+/* Beside those that wait: another input, or the same output. */
+static bool must_follow(const struct backend *b, const struct act *in, const struct act *out)
+{
+	bool follows = b->n_waiting == PRODUCTS_WAITING || (b->n_waiting > 0 && b->waiting[0].in != in);
+
+	for (uint32_t i = 0; i < b->n_waiting; i++)
+		follows = follows || b->waiting[i].out == out;
+	return follows;
+}
+
 void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *bias,
                 const struct act *in, struct act *out)
 {
-	const bool quantized = w->pack == PACK_I4 || w->pack == PACK_I8;
+	const bool quantized = w->pack == PACK_INT;
 	struct product p = { .b = b, .w = w, .in = in, .out = out };
-	size_t bytes;
 
 	assert(b->batch && in != out && in->width == w->n_in && out->width == w->n_out);
 	assert(!bias || (bias->vector && bias->n_in == w->n_out));
+	if (must_follow(b, in, out))
+		cpu_products(b);
 	if (b->rc)
 		return;
 	p.bias = bias ? bias->vector : NULL;
@@ -105,9 +151,7 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 	if (quantized && !p.exact)
 		need_int8(b, in);
 	out->n_quantized = 0;
-	bytes = w->n_byte / w->n_group + 1;
-	p.n_group = p.exact || bytes >= ITEM_BYTES ? 1 : (uint32_t)(ITEM_BYTES / bytes);
-	pool_run(b->pool, multiply, &p, (w->n_group + p.n_group - 1) / p.n_group);
+	b->waiting[b->n_waiting++] = p;
 }
 
 /* ---- experts ---- */
@@ -143,10 +187,11 @@ static void routed(void *ctx, uint32_t item, unsigned worker)
 void cpu_matmul_routed(struct backend *b, uint32_t which, const struct weight *w, const struct weight *bias,
                        const struct act *in, struct act *out)
 {
-	const bool quantized = w->pack == PACK_I4 || w->pack == PACK_I8;
+	const bool quantized = w->pack == PACK_INT;
 	struct routed o = { .b = b, .w = w, .bias = bias, .in = in, .out = out, .which = which };
 	size_t bytes;
 
+	cpu_products(b);
 	assert(b->batch && in != out && in->width == w->n_in && which < b->n_used);
 	assert(!w->vector && out->width % 16 == 0 && w->n_out % out->width == 0);
 	assert(!bias || (bias->vector && bias->n_in == w->n_out));
@@ -191,6 +236,7 @@ static void choose(struct choice *c, const float *logits, uint32_t n, uint32_t n
 
 void cpu_route(struct backend *b, uint32_t n_used, const struct act *logits)
 {
+	cpu_products(b);
 	assert(b->batch && n_used > 0 && n_used <= ROUTE_MOST && n_used <= logits->width);
 	b->n_used = n_used;
 	for (uint32_t row = 0; row < b->n_row && !b->rc; row++)
@@ -199,6 +245,7 @@ void cpu_route(struct backend *b, uint32_t n_used, const struct act *logits)
 
 void cpu_add_routed(struct backend *b, uint32_t which, const struct act *x, struct act *out)
 {
+	cpu_products(b);
 	assert(b->batch && x->width == out->width && x != out && which < b->n_used);
 	out->n_quantized = 0;
 	for (uint32_t row = 0; row < b->n_row && !b->rc; row++) {

@@ -50,6 +50,8 @@ void cpu_act_free(struct backend *b, struct act *a)
 	free(a);
 }
 
+typedef void op_fn(void *ctx, uint32_t item, unsigned worker);
+
 struct op {
 	struct backend *b;
 	const struct weight *w;
@@ -58,27 +60,9 @@ struct op {
 	struct act *out;
 	enum glu_kind kind;
 	float factor;
+	op_fn *fn;
 	uint32_t n_column;       /* items of a row */
 };
-
-typedef void op_fn(void *ctx, uint32_t item, unsigned worker);
-
-/* Runs fn for every row of out, or for every stretch of COLUMNS of wide ones. */
-static void by_rows(struct op *o, op_fn *fn, bool columns)
-{
-	const size_t stride = o->out->stride;
-	uint32_t n;
-
-	o->out->n_quantized = 0;
-	o->n_column = columns ? (uint32_t)((stride + COLUMNS - 1) / COLUMNS) : 1;
-	n = o->b->n_row * o->n_column;
-	if (o->b->n_row * stride > ALONE_FLOATS) {
-		pool_run(o->b->pool, fn, o, n);
-		return;
-	}
-	for (uint32_t i = 0; i < n; i++)
-		fn(o, i, 0);
-}
 
 /* The item's place in acts of out's width, and its length. */
 static size_t stretch(const struct op *o, uint32_t item, size_t *n)
@@ -88,6 +72,35 @@ static size_t stretch(const struct op *o, uint32_t item, size_t *n)
 
 	*n = o->n_column == 1 ? o->out->stride : left < COLUMNS ? left : COLUMNS;
 	return row * o->out->stride + column;
+}
+
+/* The integers of what fn wrote, while it is in the cache and without another meeting. */
+static void then_int8(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct op *o = ctx;
+	struct act *out = o->out;
+	size_t n, at = stretch(o, item, &n);
+
+	o->fn(ctx, item, worker);
+	o->b->isa->quantize(out->x + at, (uint32_t)n, out->q + 2 * at, out->b + at / 32);
+}
+
+/* Runs fn for every row of out, or for every stretch of COLUMNS of wide ones. */
+static void by_rows(struct op *o, op_fn *fn, bool columns)
+{
+	const size_t stride = o->out->stride;
+	op_fn *item = o->out->multiplied ? then_int8 : fn;
+	uint32_t n;
+
+	o->fn = fn;
+	o->n_column = columns ? (uint32_t)((stride + COLUMNS - 1) / COLUMNS) : 1;
+	n = o->b->n_row * o->n_column;
+	if (o->b->n_row * stride > ALONE_FLOATS)
+		pool_run(o->b->pool, item, o, n);
+	else
+		for (uint32_t i = 0; i < n; i++)
+			item(o, i, 0);
+	o->out->n_quantized = o->out->multiplied ? o->b->n_row : 0;
 }
 
 static void embed_row(void *ctx, uint32_t row, unsigned worker)
@@ -103,6 +116,7 @@ void cpu_embed(struct backend *b, const struct weight *w, float scale, struct ac
 {
 	struct op o = { .b = b, .w = w, .out = out, .factor = scale };
 
+	cpu_products(b);
 	assert(b->batch && !b->selected && out->width == w->n_in);
 	for (uint32_t i = 0; i < b->batch->n_row && !b->rc; i++)
 		if (b->batch->rows[i].token < 0 || (uint32_t)b->batch->rows[i].token >= w->n_out)
@@ -133,6 +147,7 @@ void cpu_norm(struct backend *b, const struct norm *n, const struct act *in, str
 {
 	struct op o = { .b = b, .norm = n, .x = in, .out = out };
 
+	cpu_products(b);
 	assert(b->batch && in->width == out->width && n->width > 0 && out->width % n->width == 0);
 	assert(is_vector(n->weight, n->width) || is_vector(n->weight, out->width));
 	assert(is_vector(n->bias, n->width));
@@ -155,6 +170,7 @@ void cpu_glu(struct backend *b, enum glu_kind kind, const struct act *gate,
 {
 	struct op o = { .b = b, .kind = kind, .x = gate, .y = up, .out = out };
 
+	cpu_products(b);
 	assert(b->batch && gate->width == out->width && (!up || up->width == out->width));
 	assert(up || kind != GLU_SWIGLU_CLAMPED);
 	if (b->rc)
@@ -175,6 +191,7 @@ void cpu_add(struct backend *b, const struct act *x, const struct act *y, struct
 {
 	struct op o = { .b = b, .x = x, .y = y, .out = out };
 
+	cpu_products(b);
 	assert(b->batch && x->width == out->width && y->width == out->width);
 	if (b->rc)
 		return;
@@ -194,6 +211,7 @@ void cpu_softcap(struct backend *b, float cap, struct act *x)
 {
 	struct op o = { .b = b, .factor = cap, .out = x };
 
+	cpu_products(b);
 	assert(b->batch && cap > 0);
 	if (b->rc)
 		return;
@@ -215,6 +233,7 @@ void cpu_clamp(struct backend *b, float most, struct act *x)
 {
 	struct op o = { .b = b, .factor = most, .out = x };
 
+	cpu_products(b);
 	assert(b->batch && most > 0);
 	if (b->rc)
 		return;
@@ -225,6 +244,7 @@ void cpu_select(struct backend *b, const struct act *in, struct act *out)
 {
 	const struct batch *batch = b->batch;
 
+	cpu_products(b);
 	assert(batch && !b->selected && in->width == out->width);
 	b->selected = true;
 	b->n_row = batch->n_output;
@@ -239,6 +259,7 @@ void cpu_select(struct backend *b, const struct act *in, struct act *out)
 
 void cpu_read(struct backend *b, const struct act *a, float *dst)
 {
+	cpu_products(b);
 	assert(b->batch);
 	if (b->rc)
 		return;

@@ -6,6 +6,13 @@
  * fields it has read; a job ends only when all items taken are done, so fields
  * of a generation never change while its items run, and a worker that wakes late
  * finds a ticket of another generation and takes nothing.
+ *
+ * Workers that bring nothing are parked.  Where others run on the processors too, two
+ * threads wait for each other, and together bring little more than one; and a group
+ * that the system shares processors among gives each of two threads less than one
+ * alone would have.  So where the caller has less than most of its time for itself, it
+ * sees in turn what it has with and without workers, and where that is clearly more
+ * without, it goes on alone for a while.
  */
 #include "kernels/cpu/pool.h"
 
@@ -21,6 +28,11 @@
 #include <unistd.h>
 
 #define SPIN_NS 20000            /* the longest look for work before sleeping */
+#define TRIAL_NS 100000000u      /* some steps, and time for processors to be taken away and given back */
+#define FREE 0.7                 /* of its time: a caller that had so much of a processor is not disturbed */
+#define MORE 1.15                /* times the share of a processor with workers: better alone (measured) */
+#define HOLD_NS 200000000u       /* a decision holds so long at first; then twice as long each time */
+#define HOLD_MOST_NS 3200000000u
 
 typedef void item_fn(void *ctx, uint32_t item, unsigned worker);
 
@@ -28,6 +40,16 @@ struct worker {
 	struct pool *pool;
 	pthread_t thread;
 	unsigned index;
+};
+
+/* Do workers help?  The caller's own. */
+struct gain {
+	uint64_t ns, cpu_ns;             /* of this trial: its time; the caller's processor time when it began */
+	uint64_t last;                   /* the last job's end; 0: the pool has rested since */
+	double share[2];                 /* of a processor, of late: with workers, alone; 0: not tried */
+	uint64_t hold, until;            /* ns: so long, and until then, a decision holds */
+	bool probing;                    /* this trial is for comparison */
+	bool alone;                      /* workers are parked */
 };
 
 struct pool {
@@ -42,6 +64,7 @@ struct pool {
 	_Atomic bool rest, stop;
 	unsigned n_thread;
 	struct worker *workers;                  /* [n_thread], 0 unused */
+	struct gain gain;
 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t value)
@@ -63,18 +86,18 @@ static void relax(void)
 #endif
 }
 
-static uint64_t now_ns(void)
+static uint64_t clock_ns(clockid_t clock)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(clock, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* Spins a little while *word is value; true when it changed. */
 static bool spin_while(_Atomic uint32_t *word, uint32_t value, _Atomic bool *give_up)
 {
-	uint64_t end = now_ns() + SPIN_NS;
+	uint64_t end = clock_ns(CLOCK_MONOTONIC) + SPIN_NS;
 
 	do {
 		for (int i = 0; i < 32; i++) {
@@ -82,7 +105,7 @@ static bool spin_while(_Atomic uint32_t *word, uint32_t value, _Atomic bool *giv
 				return true;
 			relax();
 		}
-	} while (!(give_up && atomic_load_explicit(give_up, memory_order_relaxed)) && now_ns() < end);
+	} while (!(give_up && atomic_load_explicit(give_up, memory_order_relaxed)) && clock_ns(CLOCK_MONOTONIC) < end);
 	return false;
 }
 
@@ -133,26 +156,48 @@ static void announce(struct pool *p)
 		futex_wake(&p->generation, (int)p->n_thread);
 }
 
-void pool_run(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
-{
-	uint32_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed) + 1, done;
+/* ---- do workers help? ---- */
 
-	if (n <= 1 || p->n_thread <= 1) {
-		for (uint32_t i = 0; i < n; i++)
-			fn(ctx, i, 0);
-		return;
+/* At the end of a trial, in which the caller had that share of a processor. */
+static void judge(struct gain *g, double share, uint64_t now)
+{
+	double *mean = &g->share[g->alone];
+
+	*mean = *mean > 0 ? (2 * *mean + share) / 3 : share;
+	if (!g->alone && share > FREE) {
+		g->share[0] = g->share[1] = 0;
+		g->hold = g->until = 0;
+		g->probing = false;
+	} else if (g->probing) {
+		g->probing = false;
+		g->alone = g->share[1] > MORE * g->share[0];
+		g->hold = g->hold == 0 ? HOLD_NS : g->hold < HOLD_MOST_NS ? 2 * g->hold : HOLD_MOST_NS;
+		g->until = now + g->hold;
+	} else if (now >= g->until) {
+		g->probing = true;
+		g->alone = !g->alone;
 	}
-	atomic_store_explicit(&p->rest, false, memory_order_relaxed);
-	/* An empty ticket of the new generation first: a worker that sees a new field
-	 * can then no longer take from the old ticket. */
-	atomic_store_explicit(&p->ticket, (uint64_t)generation << 32 | UINT32_MAX, memory_order_relaxed);
-	atomic_store_explicit(&p->fn, fn, memory_order_release);
-	atomic_store_explicit(&p->ctx, ctx, memory_order_release);
-	atomic_store_explicit(&p->n, n, memory_order_release);
-	atomic_store_explicit(&p->done, 0, memory_order_relaxed);
-	atomic_store_explicit(&p->ticket, (uint64_t)generation << 32, memory_order_release);
-	announce(p);
-	take_items(p, generation, 0);
+}
+
+static void account(struct gain *g, uint64_t begin)
+{
+	uint64_t now = clock_ns(CLOCK_MONOTONIC), cpu;
+
+	g->ns += now - (g->last != 0 ? g->last : begin);
+	g->last = now;
+	if (g->ns < TRIAL_NS)
+		return;
+	cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+	judge(g, (double)(cpu - g->cpu_ns) / (double)g->ns, now);
+	g->ns = 0;
+	g->cpu_ns = cpu;
+}
+
+/* Waits until all n items are done. */
+static void wait_done(struct pool *p, uint32_t n)
+{
+	uint32_t done;
+
 	while ((done = atomic_load_explicit(&p->done, memory_order_acquire)) != n) {
 		if (spin_while(&p->done, done, NULL))
 			continue;
@@ -164,8 +209,49 @@ void pool_run(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
 	}
 }
 
+static void run_alone(item_fn *fn, void *ctx, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		fn(ctx, i, 0);
+}
+
+static void run_together(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
+{
+	uint32_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed) + 1;
+
+	atomic_store_explicit(&p->rest, false, memory_order_relaxed);
+	/* An empty ticket of the new generation first: a worker that sees a new field
+	 * can then no longer take from the old ticket. */
+	atomic_store_explicit(&p->ticket, (uint64_t)generation << 32 | UINT32_MAX, memory_order_relaxed);
+	atomic_store_explicit(&p->fn, fn, memory_order_release);
+	atomic_store_explicit(&p->ctx, ctx, memory_order_release);
+	atomic_store_explicit(&p->n, n, memory_order_release);
+	atomic_store_explicit(&p->done, 0, memory_order_relaxed);
+	atomic_store_explicit(&p->ticket, (uint64_t)generation << 32, memory_order_release);
+	announce(p);
+	take_items(p, generation, 0);
+	wait_done(p, n);
+}
+
+void pool_run(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
+{
+	uint64_t begin;
+
+	if (n <= 1 || p->n_thread <= 1) {
+		run_alone(fn, ctx, n);
+		return;
+	}
+	begin = clock_ns(CLOCK_MONOTONIC);
+	if (p->gain.alone)
+		run_alone(fn, ctx, n);
+	else
+		run_together(p, fn, ctx, n);
+	account(&p->gain, begin);
+}
+
 void pool_rest(struct pool *p)
 {
+	p->gain.last = 0;
 	atomic_store_explicit(&p->rest, true, memory_order_relaxed);
 }
 

@@ -4,7 +4,8 @@
  *
  * The hard idea: waiting must cost nothing.  Workers look for work for a few
  * microseconds and then sleep in a futex; so does the caller for the last item.
- * Nobody waits for a worker that is not running: whoever comes takes items.
+ * Nobody waits for a worker that is not running: whoever comes takes items.  Where
+ * workers take away from the caller what they bring, it works alone.
  * The pool is its owner's thread's alone.
  */
 #ifndef KERNELS_CPU_POOL_H

@@ -12,25 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
 
 static size_t align64(size_t n)
 {
 	return (n + 63) / 64 * 64;
-}
-
-/* Counts are limited so that no size below can overflow 64 bits. */
-static int check(const struct quant *q, uint32_t type, uint64_t n_in, uint64_t n_out, struct backend_why *why)
-{
-	if (!q)
-		return cpu_why(why, -ENOTSUP, "tensor format %u is not known", type);
-	if (n_in == 0 || n_out == 0 || n_in > (1u << 24) || n_out > (1u << 28))
-		return cpu_why(why, -ENOTSUP, "a tensor of %llu x %llu is not supported",
-		               (unsigned long long)n_in, (unsigned long long)n_out);
-	if (n_in % q->n_block)
-		return cpu_why(why, -ENOTSUP, "rows of %llu values cannot be %s, whose blocks have %u",
-		               (unsigned long long)n_in, q->name, q->n_block);
-	return 0;
 }
 
 static enum pack pack_of(const struct quant *q)
@@ -39,8 +26,19 @@ static enum pack pack_of(const struct quant *q)
 	case QUANT_F32:  return PACK_F32;
 	case QUANT_F16:  return PACK_F16;
 	case QUANT_BF16: return PACK_BF16;
-	default:         return q->n_bit <= 4 && q->n_sub == 32 ? PACK_I4 : PACK_I8;
+	default:         return PACK_INT;
 	}
+}
+
+static uint32_t bits_of(const struct quant *q)
+{
+	return q->n_bit <= 4 ? 4 : q->n_bit <= 6 ? q->n_bit : 8;
+}
+
+/* Of 32 inputs of a group. */
+static size_t block_bytes(const struct weight *w)
+{
+	return 64 * (size_t)w->n_bit;
 }
 
 /* Sets the pointers of w into one block of memory, or counts with base NULL. */
@@ -56,13 +54,13 @@ static size_t lay_out(struct weight *w, uint8_t *base)
 	case PACK_F16: case PACK_BF16:
 		w->values = base;
 		return group * w->n_in * 16 * sizeof(uint16_t);
-	case PACK_I4: case PACK_I8:
+	case PACK_INT:
 		break;
 	}
 	n_sub = group * (w->n_in / q->n_sub) * 16;
 	n_super = group * (w->n_in / 256) * 16;
 	w->values = base;
-	at = group * (w->n_in / 32) * (w->pack == PACK_I4 ? 256 : 512);
+	at = group * (w->n_in / 32) * block_bytes(w);
 	if (q->n_block == 32) {
 		w->scale16 = (uint16_t *)(void *)(base + at);
 		at = align64(at + n_sub * 2);
@@ -90,34 +88,38 @@ static void pack_plain(struct weight *w, uint32_t group, uint32_t lane, const ui
 
 static int offset_of(const struct weight *w)
 {
-	if (w->quant->has_min)
-		return 0;
-	return w->pack == PACK_I4 ? 8 : 128;
+	return w->quant->has_min ? 0 : 1 << (w->n_bit - 1);
 }
 
-/* 32 values of one row into their block of the group. */
+/* 32 values of one row into their block of the group: bytes, or four bits and then the one
+ * or two above them (lanes-scalar.h).  Four inputs at a time; q + off is q with one bit
+ * turned. */
 static void pack_values(const struct weight *w, uint8_t *dst, uint32_t lane, const int8_t *q)
 {
-	const int off = offset_of(w);
+	const uint32_t each = 0x01010101, above = w->n_bit - 4, n_quad = above ? 8 / above : 1;
+	const uint32_t off = (uint32_t)offset_of(w) * each, bits = ((1u << w->n_bit) - 1) * each;
+	const uint32_t high = ((1u << above) - 1) * each;
+	const uint32_t n_word = w->n_bit == 8 ? 8 : 4 + above;
+	uint32_t quads[8], words[8] = { 0 };
 
+	memcpy(quads, q, sizeof(quads));
 	for (uint32_t j = 0; j < 8; j++)
-		for (uint32_t k = 0; k < 4; k++) {
-			uint8_t x = (uint8_t)(q[4 * j + k] + off);
-
-			if (w->pack == PACK_I8)
-				dst[(j * 16 + lane) * 4 + k] = x;
-			else if (j < 4)
-				dst[(j * 16 + lane) * 4 + k] |= x;
-			else
-				dst[((j - 4) * 16 + lane) * 4 + k] |= (uint8_t)(x << 4);
-		}
+		quads[j] = (quads[j] ^ off) & bits;
+	if (w->n_bit == 8)
+		memcpy(words, quads, sizeof(words));
+	for (uint32_t j = 0; j < 4 && w->n_bit < 8; j++)
+		words[j] = (quads[j] & 15 * each) | (quads[j + 4] & 15 * each) << 4;
+	for (uint32_t j = 0; j < 8 && n_word > 4 && w->n_bit < 8; j++)
+		words[4 + j / n_quad] |= (quads[j] >> 4 & high) << j % n_quad * above;
+	for (uint32_t j = 0; j < n_word; j++)
+		memcpy(dst + (j * 16 + lane) * 4, &words[j], 4);
 }
 
 static void pack_quantized(struct weight *w, uint32_t group, uint32_t lane, const uint8_t *src)
 {
 	const struct quant *q = w->quant;
 	const uint32_t n_block = w->n_in / q->n_block, n_sub = q->n_block / q->n_sub;
-	const size_t bytes = w->pack == PACK_I4 ? 256 : 512;
+	const size_t bytes = block_bytes(w);
 	uint8_t *dst = w->values + (size_t)group * (w->n_in / 32) * bytes;
 	struct quant_parts o;
 
@@ -158,16 +160,26 @@ static void pack_group(void *ctx, uint32_t group, unsigned worker)
 	for (uint32_t lane = 0; lane < 16 && group * 16 + lane < w->n_out; lane++) {
 		const uint8_t *src = w->data + (group * (size_t)16 + lane) * row_bytes(w);
 
-		if (w->pack == PACK_I4 || w->pack == PACK_I8)
+		if (w->pack == PACK_INT)
 			pack_quantized(w, group, lane, src);
 		else
 			pack_plain(w, group, lane, src);
 	}
 }
 
+static void describe(struct weight *w, const struct quant *q, uint64_t n_in, uint64_t n_out)
+{
+	w->quant = q;
+	w->n_in = (uint32_t)n_in;
+	w->n_out = (uint32_t)n_out;
+	w->n_group = (w->n_out + 15) / 16;
+	w->pack = pack_of(q);
+	w->n_bit = bits_of(q);
+	w->n_byte = n_out == 1 ? ROUND16((size_t)w->n_in) * sizeof(float) : lay_out(w, NULL);
+}
+
 static int load_vector(struct weight *w)
 {
-	w->n_byte = ROUND16((size_t)w->n_in) * sizeof(float);
 	w->vector = cpu_alloc(w->n_byte);
 	if (!w->vector)
 		return -ENOMEM;
@@ -179,7 +191,6 @@ static int load_groups(struct backend *b, struct weight *w)
 {
 	uint8_t *base;
 
-	w->n_byte = lay_out(w, NULL);
 	base = cpu_alloc(w->n_byte);
 	if (!base)
 		return -ENOMEM;
@@ -193,7 +204,7 @@ int cpu_weight_load(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n_
 {
 	const struct quant *q = quant_find(type);
 	struct weight *w = NULL;
-	int rc = check(q, type, n_in, n_out, why);
+	int rc = check_weight(q, type, n_in, n_out, why);
 
 	assert(data && out && !b->batch);
 	if (rc < 0)
@@ -201,12 +212,8 @@ int cpu_weight_load(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n_
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return cpu_why(why, -ENOMEM, "out of memory");
-	w->quant = q;
+	describe(w, q, n_in, n_out);
 	w->data = data;
-	w->n_in = (uint32_t)n_in;
-	w->n_out = (uint32_t)n_out;
-	w->n_group = (w->n_out + 15) / 16;
-	w->pack = pack_of(q);
 	rc = n_out == 1 ? load_vector(w) : load_groups(b, w);
 	if (rc == 0)
 		rc = cpu_scratch_tile(b, w->n_in);
@@ -232,15 +239,15 @@ void cpu_weight_free(struct backend *b, struct weight *w)
 struct weight cpu_weight_groups(const struct weight *w, uint32_t first, uint32_t n)
 {
 	const struct quant *q = w->quant;
-	const size_t plain = w->pack == PACK_F32 ? 4 : 2, packed = w->pack == PACK_I4 ? 8 : 16;
+	const size_t plain = w->pack == PACK_F32 ? 4 : 2;
 	struct weight v = *w;
 	size_t sub = 0, super;
 
 	assert(!w->vector && (first + n) * 16 <= w->n_out);
 	v.n_out = n * 16;
 	v.n_group = n;
-	if (w->pack == PACK_I4 || w->pack == PACK_I8) {
-		v.values += (size_t)first * w->n_in * packed;
+	if (w->pack == PACK_INT) {
+		v.values += (size_t)first * (w->n_in / 32) * block_bytes(w);
 		sub = (size_t)first * (w->n_in / q->n_sub) * 16;
 	} else {
 		v.values += (size_t)first * w->n_in * 16 * plain;
@@ -260,6 +267,17 @@ size_t cpu_weight_bytes(const struct weight *w)
 	return w->n_byte;
 }
 
+size_t cpu_weight_size(uint32_t type, uint64_t n_in, uint64_t n_out)
+{
+	const struct quant *q = quant_find(type);
+	struct weight w = { 0 };
+
+	if (check_weight(q, type, n_in, n_out, NULL) < 0)
+		return 0;
+	describe(&w, q, n_in, n_out);
+	return w.n_byte;
+}
+
 void cpu_weight_row(const struct weight *w, uint32_t row, float scale, float *out)
 {
 	w->quant->dequantize(w->data + row * row_bytes(w), out, w->n_in / w->quant->n_block);
@@ -267,21 +285,25 @@ void cpu_weight_row(const struct weight *w, uint32_t row, float scale, float *ou
 		out[i] *= scale;
 }
 
-/* The stored byte or nibble of input i of a block. */
+/* q + off of input i of a block. */
 static int stored(const struct weight *w, const uint8_t *block, uint32_t i, uint32_t lane)
 {
-	if (w->pack == PACK_I8)
-		return block[(i / 4 * 16 + lane) * 4 + i % 4];
-	if (i < 16)
-		return block[(i / 4 * 16 + lane) * 4 + i % 4] & 15;
-	return block[((i - 16) / 4 * 16 + lane) * 4 + i % 4] >> 4;
+	const uint32_t j = i / 4, k = i % 4, above = w->n_bit - 4, n_quad = above ? 8 / above : 1;
+	int x;
+
+	if (w->n_bit == 8)
+		return block[(j * 16 + lane) * 4 + k];
+	x = block[(j % 4 * 16 + lane) * 4 + k] >> j / 4 * 4 & 15;
+	if (above)
+		x |= (block[256 + (j / n_quad * 16 + lane) * 4 + k] >> j % n_quad * above & ((1 << above) - 1)) << 4;
+	return x;
 }
 
 static void tile_quantized(const struct weight *w, uint32_t group, float *tile)
 {
 	const struct quant *q = w->quant;
 	const uint32_t n_block = w->n_in / 32, per = 32 / q->n_sub;
-	const size_t bytes = w->pack == PACK_I4 ? 256 : 512;
+	const size_t bytes = block_bytes(w);
 	const uint8_t *block = w->values + (size_t)group * n_block * bytes;
 	const int off = offset_of(w);
 	float scale, min;
@@ -316,6 +338,6 @@ void cpu_weight_tile(const struct weight *w, uint32_t group, float *tile)
 			tile[(size_t)i * 16] = w->vector[i];
 		return;
 	}
-	assert(w->pack == PACK_I4 || w->pack == PACK_I8);
+	assert(w->pack == PACK_INT);
 	tile_quantized(w, group, tile);
 }

@@ -2,6 +2,8 @@
  * The CUDA backend: opening it, a step's begin and end, and the table, which is
  * the module's one exported symbol.  The rest of the room: cuda.h.
  */
+#include "config.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -9,7 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/check.h"
+
+#define BACK_LEAST ((size_t)64 << 10)    /* bytes of pinned memory for what a step gives */
+#define BACK_MOST ((size_t)64 << 20)
 
 /* ---- errors ---- */
 
@@ -43,13 +49,25 @@ bool cuda_good(struct backend *b, cudaError_t e, const char *what)
 
 static void backend_close(struct backend *b)
 {
+	bool lost = false;
+
 	if (!b)
 		return;
-	if (b->stream)
+	cuda_graphs_free(b);
+	if (b->stream) {
+		lost = cudaStreamSynchronize(b->stream) != cudaSuccess;
+		cuda_gemm_free(b);
 		cudaStreamDestroy(b->stream);
+	}
 	cudaFreeHost(b->pinned);
+	cudaFreeHost(b->back);
 	cudaFree(b->room);
 	cudaFree(b->choices);
+	cudaFree(b->groups);
+	cuda_top_free(b);
+	/* An error that sticks is the context's, and goes with it. */
+	if (lost)
+		cudaDeviceReset();
 	free(b);
 }
 
@@ -81,10 +99,30 @@ static int first_room(struct backend *b)
 	const size_t n = b->n_row_max * (sizeof(struct batch_row) + sizeof(struct batch_seq) + sizeof(uint32_t)) + 4 * 256;
 
 	if (cudaHostAlloc((void **)&b->pinned, n, cudaHostAllocDefault) != cudaSuccess
+	    || cudaHostAlloc((void **)&b->back, BACK_LEAST, cudaHostAllocDefault) != cudaSuccess
 	    || cudaMalloc((void **)&b->room, n) != cudaSuccess
-	    || cudaMalloc((void **)&b->choices, b->n_row_max * sizeof(*b->choices)) != cudaSuccess)
+	    || cudaMalloc((void **)&b->choices, b->n_row_max * sizeof(*b->choices)) != cudaSuccess
+	    || cudaMalloc((void **)&b->groups, (size_t)ROUTE_MOST * b->n_row_max * sizeof(*b->groups)) != cudaSuccess
+	    || cuda_top_new(b) < 0)
 		return -ENOMEM;
 	b->room_bytes = n;
+	b->back_bytes = BACK_LEAST;
+	return 0;
+}
+
+/* All that is the backend's own before there are caches. */
+static int take(struct backend *b, struct backend_why *why)
+{
+	size_t before = 0, after = 0, total;
+	int rc = cudaMemGetInfo(&before, &total) != cudaSuccess || cuda_graphs_new(b) < 0 ? -ENOMEM : first_room(b);
+
+	if (rc < 0)
+		return cuda_why(why, rc, "no memory on the device for a batch of %u rows", b->n_row_max);
+	rc = cuda_gemm_new(b);
+	if (rc < 0)
+		return cuda_why(why, rc, "%s", b->rc ? b->why.text : "out of memory");
+	if (cudaMemGetInfo(&after, &total) == cudaSuccess && before > after)
+		b->n_own = before - after;       /* cuBLAS does not say what it takes */
 	return 0;
 }
 
@@ -102,11 +140,8 @@ static int backend_open(struct backend **out, const struct backend_params *p, st
 		return cuda_why(why, -ENOMEM, "out of memory");
 	b->n_row_max = p->n_row_max;
 	rc = find_device(b, why);
-	if (rc == 0) {
-		rc = first_room(b);
-		if (rc < 0)
-			cuda_why(why, rc, "no memory on the device for a batch of %u rows", p->n_row_max);
-	}
+	if (rc == 0)
+		rc = take(b, why);
 	if (rc < 0) {
 		backend_close(b);
 		return rc;
@@ -120,28 +155,29 @@ static const char *backend_describe(const struct backend *b)
 	return b->description;
 }
 
-/* ---- a step ---- */
+/* ---- memory ---- */
 
-/* What backend.h's comments promise, for our own mistakes. */
-static void check_batch(const struct backend *b, const struct batch *batch)
+static int backend_memory(const struct backend *b, size_t *free, size_t *total, size_t *own)
 {
-	uint32_t run = 0;
-
-	assert(batch->n_row > 0 && batch->n_row <= b->n_row_max);
-	assert(batch->n_seq > 0 && batch->n_seq <= batch->n_row && batch->n_output <= batch->n_row);
-	for (uint32_t i = 0; i < batch->n_row; i++) {
-		const struct batch_row *r = &batch->rows[i];
-
-		assert(r->seq < batch->n_seq);
-		run = i > 0 && r->seq == r[-1].seq ? run + 1 : 1;
-		assert(run == 1 || r->pos == r[-1].pos + 1);
-		assert(!b->kv || run <= b->kv->shape.n_chunk);
-		assert(r->pos < batch->seqs[r->seq].window.n_sink || r->pos >= batch->seqs[r->seq].start);
-	}
-	for (uint32_t i = 0; i < batch->n_output; i++)
-		assert(batch->outputs[i] < batch->n_row && (i == 0 || batch->outputs[i] > batch->outputs[i - 1]));
-	(void)run;
+	*own = b->n_own;
+	return cudaMemGetInfo(free, total) == cudaSuccess ? 0 : -EIO;
 }
+
+static void *host_new(struct backend *b, size_t n)
+{
+	void *p = NULL;
+
+	(void)b;
+	return cudaHostAlloc(&p, n, cudaHostAllocDefault) == cudaSuccess ? p : NULL;
+}
+
+static void host_free(struct backend *b, void *p)
+{
+	(void)b;
+	cudaFreeHost(p);
+}
+
+/* ---- a step ---- */
 
 /* The next n things of a step's block: src is copied (NULL: left for the caller) and
  * the device's pointer goes to *device. */
@@ -157,31 +193,127 @@ template <typename T> static T *stage(struct backend *b, size_t *at, size_t n, c
 	return host;
 }
 
+struct staged { void *to; const void *from; size_t n; };
+
+static void copy_staged(struct backend *b, const char *what, const void *bytes)
+{
+	const struct staged *s = static_cast<const struct staged *>(bytes);
+
+	cuda_good(b, cudaMemcpyAsync(s->to, s->from, s->n, cudaMemcpyHostToDevice, b->stream), what);
+}
+
+/* Rows whose session has no other, up to the first that has one. */
+static uint32_t leading_singles(const struct batch *batch)
+{
+	uint32_t i = 0;
+
+	while (i < batch->n_row && (i + 1 == batch->n_row || batch->rows[i + 1].seq != batch->rows[i].seq))
+		i++;
+	return i;
+}
+
 static void backend_begin(struct backend *b, struct kv *kv, const struct batch *batch)
 {
+	struct staged s;
 	size_t at = 0;
 
 	assert(!b->batch);
 	b->kv = kv;
-	check_batch(b, batch);
+	check_batch(batch, b->n_row_max, kv ? &kv->shape : NULL);
 	b->batch = batch;
 	b->rc = 0;
 	b->n_row = batch->n_row;
 	b->selected = false;
+	b->prefill_from = kv ? leading_singles(batch) : batch->n_row;
 	b->n_used = 0;
+	b->fetched = false;
+	cuda_graphs_begin(b, kv, batch);
+	b->planes_of = NULL;
 	stage(b, &at, batch->n_row, batch->rows, &b->step.rows);
 	stage(b, &at, batch->n_seq, batch->seqs, &b->step.seqs);
 	stage(b, &at, batch->n_output, batch->outputs, &b->step.outputs);
 	if (kv)
 		cuda_kv_places(kv, batch, stage(b, &at, (size_t)batch->n_seq * kv->shape.n_layer,
 		                                (const struct layer_place *)NULL, &b->step.places));
-	cuda_good(b, cudaMemcpyAsync(b->room, b->pinned, at, cudaMemcpyHostToDevice, b->stream), "begin");
+	s = { b->room, b->pinned, at };
+	work(b, "begin", copy_staged, s);
+}
+
+/* ---- what a step gives ---- */
+
+struct fetched { void *to; const void *from; size_t from_step, width, n_row; };
+
+static void copy_back(struct backend *b, const char *what, const void *bytes)
+{
+	const struct fetched *f = static_cast<const struct fetched *>(bytes);
+
+	cuda_good(b, cudaMemcpy2DAsync(f->to, f->width, f->from, f->from_step, f->width, f->n_row,
+	                               cudaMemcpyDeviceToHost, b->stream), what);
+}
+
+static void finish(struct backend *b)
+{
+	if (b->queued)
+		cuda_good(b, cudaStreamSynchronize(b->stream), "a step");
+	b->queued = false;
+}
+
+/* false: there is no pinned memory of n bytes. */
+static bool back_room(struct backend *b, size_t n)
+{
+	size_t room = BACK_LEAST;
+
+	while (room < n)
+		room *= 2;
+	if (n <= b->back_bytes)
+		return true;
+	if (n > BACK_MOST)
+		return false;
+	cuda_graphs_drop(b);
+	cudaFreeHost(b->back);
+	b->back = NULL;
+	b->back_bytes = 0;
+	if (cudaHostAlloc((void **)&b->back, room, cudaHostAllocDefault) != cudaSuccess) {
+		cudaGetLastError();
+		return false;
+	}
+	b->back_bytes = room;
+	return true;
+}
+
+void cuda_fetch(struct backend *b, const char *what, const void *from, size_t from_step, size_t width,
+                size_t n_row, void *dst)
+{
+	struct fetched f = { dst, from, from_step, width, n_row };
+	bool pinned;
+
+	cuda_products(b);
+	if (b->rc)
+		return;
+	pinned = back_room(b, width * n_row);
+	if (pinned)
+		f.to = b->back;
+	if (b->fetched) {                   /* a second look: the graph has done its work, or this is a dump */
+		cuda_graphs_close(b);
+		b->queued = true;
+		copy_back(b, what, &f);
+	} else {
+		if (!pinned)                /* the caller's memory */
+			cuda_graphs_never(b);
+		work(b, what, copy_back, f);
+	}
+	b->fetched = true;
+	finish(b);
+	if (pinned && b->rc == 0)
+		memcpy(dst, b->back, width * n_row);
 }
 
 static int backend_end(struct backend *b, struct backend_why *why)
 {
 	assert(b->batch);
-	cuda_good(b, cudaStreamSynchronize(b->stream), "a step");
+	cuda_products(b);
+	finish(b);
+	cuda_graphs_end(b);
 	b->batch = NULL;
 	b->kv = NULL;
 	if (b->rc && why)
@@ -189,19 +321,23 @@ static int backend_end(struct backend *b, struct backend_why *why)
 	return b->rc;
 }
 
-/* One set of templates, whatever the number of rows: the same order of additions. */
+/* Not bitwise: gemm.cu. */
 extern "C" {
 extern const struct backend_ops sinkd_backend __attribute__((visibility("default")));
 const struct backend_ops sinkd_backend = {
-	.name = "cuda", .bitwise = true,
+	.version = BACKEND_VERSION, .build = PACKAGE_VERSION, .name = "cuda", .bitwise = false, .own_slots = true,
 	.open = backend_open, .close = backend_close, .describe = backend_describe,
 	.weight_load = cuda_weight_load, .weight_free = cuda_weight_free, .weight_bytes = cuda_weight_bytes,
+	.weight_size = cuda_weight_size, .act_size = cuda_act_size,
 	.act_new = cuda_act_new, .act_free = cuda_act_free,
 	.kv_bytes = cuda_kv_bytes, .kv_layout = cuda_kv_layout, .kv_open = cuda_kv_open,
-	.kv_close = cuda_kv_close, .kv_read = cuda_kv_read, .kv_write = cuda_kv_write,
+	.kv_close = cuda_kv_close, .kv_read = cuda_kv_read, .kv_write = cuda_kv_write, .kv_clear = cuda_kv_clear,
+	.memory = backend_memory, .work_size = cuda_work_size, .host_new = host_new, .host_free = host_free,
 	.begin = backend_begin, .end = backend_end,
 	.embed = cuda_embed, .norm = cuda_norm, .matmul = cuda_matmul, .store = cuda_store,
 	.attend = cuda_attend, .glu = cuda_glu, .add = cuda_add, .select = cuda_select,
-	.softcap = cuda_softcap, .clamp = cuda_clamp, .route = cuda_route, .matmul_routed = cuda_matmul_routed, .add_routed = cuda_add_routed, .read = cuda_read,
+	.softcap = cuda_softcap, .clamp = cuda_clamp, .add_norm = cuda_add_norm,
+	.route = cuda_route, .matmul_routed = cuda_matmul_routed, .add_routed = cuda_add_routed,
+	.candidates = cuda_candidates, .read = cuda_read,
 };
 }

@@ -1,5 +1,5 @@
 /*
- * Rotary positions: from 64-bit phases to sines, and one rotated value of a head.
+ * Rotary positions: from 64-bit phases to sines, and a rotated value of a head.
  *
  * An angle is pos * freq in turns, wrapping by itself; the nearest quarter turn is
  * taken off in integers and the rest, at most an eighth of a turn, goes through a
@@ -43,27 +43,30 @@ static inline __device__ void sines(uint64_t phase, float scale, float *c, float
 	*s = (swap ? cosine : sine) * (quarter == 2 || quarter == 3 ? -scale : scale);
 }
 
-/* Value d of the head x rotated at pos. */
-static inline __device__ float rotated(const struct rotary &r, uint64_t pos, const float *x, uint32_t d)
+/* What turns value d of a head at pos: the same for all heads. */
+struct turn {
+	float c, s;
+	uint32_t other;                  /* the other value of its pair; itself: nothing turns */
+};
+
+static inline __device__ struct turn turn_of(const struct rotary &r, uint64_t pos, uint32_t d)
 {
 	const uint32_t n = r.n_rot / 2;
-	uint32_t i, other;
-	bool second;
-	float c, s;
+	const bool second = r.neox ? d >= n : d & 1;
+	struct turn t = { 1, 0, d };
 
 	if (d >= r.n_rot)
-		return x[d];
-	if (r.neox) {
-		second = d >= n;
-		i = second ? d - n : d;
-		other = second ? d - n : d + n;
-	} else {
-		second = d & 1;
-		i = d / 2;
-		other = d ^ 1;
-	}
-	sines(pos * r.freq[i], r.scale, &c, &s);
-	return fmaf(x[d], c, second ? x[other] * s : -(x[other] * s));
+		return t;
+	sines(pos * r.freq[r.neox ? (second ? d - n : d) : d / 2], r.scale, &t.c, &t.s);
+	if (!second)
+		t.s = -t.s;
+	t.other = r.neox ? (second ? d - n : d + n) : d ^ 1;
+	return t;
+}
+
+static inline __device__ float turned(const struct turn &t, const float *x, uint32_t d)
+{
+	return t.other == d ? x[d] : fmaf(x[d], t.c, x[t.other] * t.s);
 }
 
 #endif

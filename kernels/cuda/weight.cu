@@ -4,25 +4,13 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/packed.h"
-
-/* Counts are limited so that no size below can overflow 64 bits. */
-static int check(const struct quant *q, uint32_t type, uint64_t n_in, uint64_t n_out, struct backend_why *why)
-{
-	if (!q)
-		return cuda_why(why, -ENOTSUP, "tensor format %u is not known", type);
-	if (n_in == 0 || n_out == 0 || n_in > (1u << 24) || n_out > (1u << 28))
-		return cuda_why(why, -ENOTSUP, "a tensor of %llu x %llu is not supported",
-		                (unsigned long long)n_in, (unsigned long long)n_out);
-	if (n_in % q->n_block)
-		return cuda_why(why, -ENOTSUP, "rows of %llu values cannot be %s, whose blocks have %u",
-		                (unsigned long long)n_in, q->name, q->n_block);
-	return 0;
-}
+#include "kernels/check.h"
 
 /* Where the parts of a packed weight lie: lay_out counts with base NULL. */
 struct parts {
@@ -122,6 +110,27 @@ static void pack_all(const struct packed *p, const struct quant *q, const uint8_
 			q->dequantize(src, (float *)(void *)o.plain, p->n_in / q->n_block);
 }
 
+/* Is every value within a half's range?  Of quantized ones this is a bound. */
+static bool are_halves(const struct packed *p, uint8_t *base)
+{
+	const float most = 65504, steps = ldexpf(1, (int)p->n_bit), subs = p->super ? 128 : 1;
+	struct parts o;
+	bool all = true;
+
+	lay_out(p, base, &o);
+	if (p->pack == PACK_F32 || p->pack == PACK_F16)
+		return p->pack == PACK_F16;
+	if (p->pack == PACK_BF16) {
+		for (size_t i = 0; i < (size_t)p->n_out * p->stride; i++)
+			all = all && (((const uint16_t *)(const void *)o.plain)[i] & 0x7fff) < 0x4780;
+		return all;
+	}
+	for (size_t i = 0; i < (size_t)p->n_out * (p->n_in / (p->super ? 256 : 32)); i++)
+		all = all && fabsf(quant_f16(o.d[i])) * steps * subs
+		             + (o.m ? fabsf(quant_f16(o.m[i])) * subs : 0) <= most;
+	return all;
+}
+
 static void describe(struct packed *p, const struct quant *q, uint32_t n_in, uint32_t n_out)
 {
 	memset(p, 0, sizeof(*p));
@@ -155,7 +164,7 @@ int cuda_weight_load(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n
                      const void *data, struct weight **out, struct backend_why *why)
 {
 	const struct quant *q = quant_find(type);
-	int rc = check(q, type, n_in, n_out, why);
+	int rc = check_weight(q, type, n_in, n_out, why);
 	struct parts none;
 	struct weight *w;
 	uint8_t *host = NULL;
@@ -167,6 +176,7 @@ int cuda_weight_load(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n
 	if (!w)
 		return cuda_why(why, -ENOMEM, "out of memory");
 	describe(&w->p, q, (uint32_t)n_in, (uint32_t)n_out);
+	b->n_quantized += w->p.pack == PACK_QUANTS;
 	w->n_byte = lay_out(&w->p, NULL, &none);
 	host = (uint8_t *)calloc(1, w->n_byte);
 	if (!host || cudaMalloc(&w->memory, w->n_byte) != cudaSuccess) {
@@ -174,6 +184,7 @@ int cuda_weight_load(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n
 		goto out;
 	}
 	pack_all(&w->p, q, (const uint8_t *)data, host);
+	w->are_halves = are_halves(&w->p, host);
 	point(&w->p, (uint8_t *)w->memory);
 	if (cudaMemcpyAsync(w->memory, host, w->n_byte, cudaMemcpyHostToDevice, b->stream) != cudaSuccess
 	    || cudaStreamSynchronize(b->stream) != cudaSuccess) {
@@ -190,9 +201,10 @@ out:
 
 void cuda_weight_free(struct backend *b, struct weight *w)
 {
-	(void)b;
 	if (!w)
 		return;
+	cuda_graphs_drop(b);
+	b->n_quantized -= w->p.pack == PACK_QUANTS;
 	cudaFree(w->memory);
 	free(w);
 }
@@ -200,6 +212,18 @@ void cuda_weight_free(struct backend *b, struct weight *w)
 size_t cuda_weight_bytes(const struct weight *w)
 {
 	return w->n_byte;
+}
+
+size_t cuda_weight_size(uint32_t type, uint64_t n_in, uint64_t n_out)
+{
+	const struct quant *q = quant_find(type);
+	struct packed p;
+	struct parts none;
+
+	if (check_weight(q, type, n_in, n_out, NULL) < 0)
+		return 0;
+	describe(&p, q, (uint32_t)n_in, (uint32_t)n_out);
+	return lay_out(&p, NULL, &none);
 }
 
 bool cuda_is_vector(const struct weight *w, uint32_t width)

@@ -3,7 +3,7 @@
  * attention by window, and whole steps of a model of SmolLM2-135M's shapes with
  * random weights.  Writes CSV.
  *
- *   tests/bench/kernels [--isa NAME] [--threads N] [--quick] [--cpu] [--steps]
+ *   tests/bench/kernels [--isa NAME] [--threads N] [--quick] [--cpu] [--steps] [--attend]
  *
  * --cpu: times are the process's processor time, for one thread on a busy machine.
  */
@@ -89,10 +89,10 @@ static void bench_product(uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t
 static uint64_t freq[HEAD_DIM / 2];
 static struct rope rope = { ROPE_NEOX, HEAD_DIM, freq, 1.0f };
 
-static struct kv *open_kv(struct backend *b, uint32_t n_layer, uint32_t recent)
+static struct kv *open_kv(struct backend *b, enum kv_type type, uint32_t n_layer, uint32_t recent)
 {
 	struct kv_layer layers[N_LAYER];
-	struct kv_shape shape = { KV_F16, n_layer, layers, CHUNK, { 4, recent }, 1 };
+	struct kv_shape shape = { type, n_layer, layers, CHUNK, { 4, recent }, 1 };
 	struct kv *kv;
 
 	for (uint32_t i = 0; i < n_layer; i++)
@@ -105,37 +105,61 @@ static struct kv *open_kv(struct backend *b, uint32_t n_layer, uint32_t recent)
 	return kv;
 }
 
-static void bench_attend(uint32_t recent, uint32_t n_row)
+/* One layer stays in the processor's caches, a model's do not. */
+static void bench_attend(enum kv_type type, uint32_t n_layer, uint32_t recent, uint32_t n_row)
 {
 	struct backend *b = place_open(place, CHUNK);
-	struct kv *kv = open_kv(b, 1, recent);
+	struct kv *kv = open_kv(b, type, n_layer, recent);
 	struct attend a = { .n_head = N_HEAD, .scale = 0.125f, .rope = &rope };
 	struct act *q, *k, *o;
-	uint64_t pos = recent + 100000;
+	uint64_t pos = 100000;
 	size_t count = 0;
 	double start, t;
 
 	cpu->act_new(b, N_HEAD * HEAD_DIM, &q);
 	cpu->act_new(b, N_HEAD * HEAD_DIM, &o);
 	cpu->act_new(b, N_HEAD_KV * HEAD_DIM, &k);
+	/* pages that nobody wrote are all the same one */
+	for (; pos < 100000 + recent + CHUNK; pos += CHUNK) {
+		set_rows(CHUNK, pos);
+		cpu->begin(b, kv, &batch);
+		for (uint32_t i = 0; i < n_layer; i++)
+			cpu->store(b, i, &rope, k, k);
+		cpu->end(b, NULL);
+	}
 	start = now();
 	do {
 		set_rows(n_row, pos);
 		cpu->begin(b, kv, &batch);
-		for (int i = 0; i < 30; i++, count++) {
-			cpu->store(b, 0, &rope, k, k);
+		for (uint32_t i = 0; i < N_LAYER; i++, count++) {
+			a.layer = i % n_layer;
+			cpu->store(b, a.layer, &rope, k, k);
 			cpu->attend(b, &a, q, o);
 		}
 		cpu->end(b, NULL);
 		pos += n_row;
 	} while ((t = now() - start) < budget);
-	printf("store+attend,9/3 heads of 64,4+%u,,%u,%.2f us,,%.1f GMAC/s\n", recent, n_row, t / (double)count * 1e6,
+	printf("store+attend,9/3 heads of 64 %s %u layers,4+%u,,%u,%.2f us,,%.1f GMAC/s\n", type == KV_Q8 ? "q8" : "f16",
+	       n_layer, recent, n_row, t / (double)count * 1e6,
 	       2.0 * N_HEAD * HEAD_DIM * (recent + 5) * n_row * (double)count / t / 1e9);
+	fflush(stdout);
 	cpu->act_free(b, q);
 	cpu->act_free(b, o);
 	cpu->act_free(b, k);
 	cpu->kv_close(b, kv);
 	cpu->close(b);
+}
+
+static void bench_attends(void)
+{
+	static const enum kv_type types[] = { KV_F16, KV_Q8 };
+
+	for (int i = 0; i < 2; i++)
+		for (uint32_t recent = 252; recent < 9000; recent = recent * 5 + 740)
+			for (uint32_t n = 1; n <= 64; n *= 64) {
+				bench_attend(types[i], 1, recent, n);
+				bench_attend(types[i], N_LAYER, recent, n);
+			}
 }
 
 /* ---- whole steps ---- */
@@ -154,7 +178,7 @@ static void model_open(struct model *m, uint32_t type, uint32_t recent)
 {
 	struct backend *b = m->b = place_open(place, CHUNK);
 
-	m->kv = open_kv(b, N_LAYER, recent);
+	m->kv = open_kv(b, KV_F16, N_LAYER, recent);
 	m->embd = random_weight(b, QUANT_Q8_0, N_EMBD, N_VOCAB);
 	m->norm = random_weight(b, QUANT_F32, N_EMBD, 1);
 	for (int i = 0; i < N_LAYER; i++) {
@@ -250,7 +274,7 @@ static void bench_steps(uint32_t type, uint32_t recent)
 int main(int argc, char **argv)
 {
 	struct backend *b;
-	bool steps = false;
+	bool steps = false, attend = false;
 
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc)
@@ -263,10 +287,16 @@ int main(int argc, char **argv)
 			watch = CLOCK_PROCESS_CPUTIME_ID;
 		else if (strcmp(argv[i], "--steps") == 0)
 			steps = true;
+		else if (strcmp(argv[i], "--attend") == 0)
+			attend = true;
 	}
 	b = place_open(place, 1);
 	printf("# %s\nwhat,kind,in,out,rows,time,bandwidth,rate\n", cpu->describe(b));
 	cpu->close(b);
+	if (attend) {
+		bench_attends();
+		return 0;
+	}
 	bench_steps(QUANT_Q4_1, 252);
 	bench_steps(QUANT_Q4_1, 2000);
 	bench_steps(QUANT_Q4_0, 252);
@@ -281,9 +311,6 @@ int main(int argc, char **argv)
 	for (size_t i = 0; quant_at(i); i++)
 		for (uint32_t n = 1; n <= 64; n *= 64)
 			bench_product(quant_at(i)->type, 768, 3072, n);
-	for (uint32_t recent = 252; recent < 9000; recent = recent * 5 + 740) {
-		bench_attend(recent, 1);
-		bench_attend(recent, 64);
-	}
+	bench_attends();
 	return 0;
 }

@@ -370,25 +370,43 @@ def say_begin(peer, *more):
     return p, c
 
 
-def read_answer(c, want_from, events, next):
-    id, params = c.expect('session.read')
-    equal((params['session'], params['from']), ('a', want_from))
-    assert params['wait_ms'] > 0
-    c.answer(id, {'events': events, 'next': next, 'durable': 0})
+def follow_begin(c, want_from):
+    id, params = c.expect('session.follow')
+    equal(params, {'session': 'a', 'from': want_from})
+    c.answer(id, {'next': want_from})
+
+
+def tell(c, *events):
+    for e in events:
+        c.send([2, 'session.event', [e]])
 
 
 def test_say():
     """Only the answer of the request is printed, as it comes."""
     with Peer() as peer:
         p, c = say_begin(peer)
-        read_answer(c, 11, [text(11, 'of others', request=6), text(12, 'hello', role='user'), begin(13)], 14)
-        read_answer(c, 14, [text(14, 'Héllo')], 15)
-        id, params = c.expect('session.read')
-        equal(params['from'], 15)
+        follow_begin(c, 11)
+        tell(c, text(11, 'of others', request=6), text(12, 'hello', role='user'), begin(13), text(14, 'Héllo'))
         equal(os.read(p.stdout.fileno(), 100), 'Héllo'.encode(), 'printed at once')
-        c.answer(id, {'events': [], 'next': 15, 'durable': 14})
-        read_answer(c, 15, [text(15, ' you'), end(16), text(17, 'more', request=8)], 18)
+        c.nothing(0.1)                         # a token asks for no request
+        tell(c, {'session': 'a', 'seq': 0, 'kind': 'evicted', 'position': 14, 'window_start': 5, 'forgotten': 1})
+        tell(c, text(15, ' you'), end(16), text(17, 'more', request=8))
         equal(peer.finish(p, 0), (b' you\n', ''))
+
+
+def test_say_lagged():
+    """Behind: on from the cursor.  Deleted: said."""
+    with Peer() as peer:
+        p, c = say_begin(peer)
+        follow_begin(c, 11)
+        tell(c, begin(11), text(12, 'one '), {'session': 'a', 'seq': 0, 'kind': 'lagged', 'next': 13})
+        follow_begin(c, 13)
+        tell(c, text(12, 'one '), text(13, 'two'), {'session': 'a', 'seq': 0, 'kind': 'state', 'state': 'deleted'})
+        equal(peer.finish(p, 1), (b'one two\n', 'sink: no_session: the session was deleted\n'))
+        p, c = say_begin(peer)
+        id, _ = c.expect('session.follow')
+        c.refuse(id, 'no_session: no session a')
+        equal(peer.finish(p, 1), (b'', 'sink: no_session: no session a\n'))
 
 
 def test_say_new_session():
@@ -403,7 +421,8 @@ def test_say_new_session():
         id, again = c.expect('session.say')
         equal(again, first)
         c.answer(id, {'request': 7, 'seq': 0})
-        read_answer(c, 1, [begin(2), text(3, 'hi\n'), end(4)], 5)
+        follow_begin(c, 1)
+        tell(c, begin(2), text(3, 'hi\n'), end(4))
         equal(peer.finish(p, 0), (b'hi\n', 'sink: made session a\n'))
         p = peer.start('say', 'u:a', 'hello')  # another user's is not ours to make
         c = peer.accept()
@@ -423,13 +442,14 @@ def test_say_again():
         id, again = c.expect('session.say')
         equal(again, first)
         c.answer(id, {'request': 7, 'seq': 10})
-        read_answer(c, 11, [begin(11), text(12, 'one ')], 13)
-        c.expect('session.read')
+        follow_begin(c, 11)
+        tell(c, begin(11), text(12, 'one '))
         c.cut()
         c = peer.accept()
-        id, _ = c.expect('session.read')
+        id, _ = c.expect('session.follow')
         c.refuse(id, 'loading: the model is still loading')
-        read_answer(c, 13, [text(13, 'two'), end(14)], 15)
+        follow_begin(c, 13)
+        tell(c, text(13, 'two'), end(14))
         equal(peer.finish(p, 0)[0], b'one two\n')
 
 
@@ -437,7 +457,8 @@ def test_say_error():
     for reason, code, words in (('error', 1, 'sink: internal: '), ('length', 0, ''), ('cancelled', 0, 'sink: cancelled')):
         with Peer() as peer:
             p, c = say_begin(peer)
-            read_answer(c, 11, [begin(11), text(12, 'part'), end(13, reason)], 14)
+            follow_begin(c, 11)
+            tell(c, begin(11), text(12, 'part'), end(13, reason))
             out, err = peer.finish(p, code)
             equal(out, b'part\n')
             assert err.startswith(words), err
@@ -447,24 +468,26 @@ def test_say_interrupted():
     """Ctrl-C cancels the answer, prints what there is of it and exits 130."""
     with Peer() as peer:
         p, c = say_begin(peer)
-        read_answer(c, 11, [begin(11), text(12, 'one')], 13)
-        late, _ = c.expect('session.read')
+        follow_begin(c, 11)
+        tell(c, begin(11), text(12, 'one'))
+        equal(os.read(p.stdout.fileno(), 100), b'one')
         p.send_signal(signal.SIGINT)
         id, params = c.expect('session.cancel')
         equal(params, {'session': 'a'})
-        c.answer(late, {'events': [text(13, ' two')], 'next': 14, 'durable': 0})       # to nobody any more
+        tell(c, text(13, ' two'))
         c.answer(id, {'cancelled': True})
-        read_answer(c, 13, [text(13, ' two'), end(14, 'cancelled')], 15)
-        equal(peer.finish(p, 130)[0], b'one two\n')
+        tell(c, end(14, 'cancelled'))
+        equal(peer.finish(p, 130)[0], b' two\n')
 
 
 def test_say_interrupted_in_queue():
     """It has not begun: what runs is somebody else's, and is not cancelled."""
     with Peer() as peer:
         p, c = say_begin(peer)
-        c.expect('session.read')
+        follow_begin(c, 11)
+        tell(c, begin(11, request=6))
+        time.sleep(0.2)
         p.send_signal(signal.SIGINT)
-        read_answer(c, 11, [begin(11, request=6)], 12)
         _, err = peer.finish(p, 130)
         assert 'waits behind other requests' in err, err
         equal(c.request(), None)

@@ -12,100 +12,129 @@
 
 #include "tests/cusim/inside.h"
 
-struct cusim_modes cusim_modes;
-
 struct CUstream_st {
+	CUstream_st *next;
 	std::deque<cusim_closure *> queue;
+	void *thread;                  /* ThreadSanitizer's; what it waits for, and who waits for it */
+	uint64_t given, done;
 };
 
-static cudaError_t sticky;
-static bool begun;
+static CUstream_st *streams;
+static cudaError_t sticky, last;
 
-/* ---- modes ---- */
-
-static bool word(const char *w, size_t n, struct cusim_modes *m)
-{
-	const auto is = [w, n](const char *x) { return n == strlen(x) && strncmp(w, x, n) == 0; };
-
-	if (is("order:forward"))
-		m->order = cusim_modes::FORWARD;
-	else if (is("order:reverse"))
-		m->order = cusim_modes::REVERSE;
-	else if (n > 6 && strncmp(w, "order:", 6) == 0 && w[6] >= '0' && w[6] <= '9') {
-		m->order = cusim_modes::SEEDED;
-		m->seed = strtoull(w + 6, NULL, 10);
-	} else if (is("lazy"))
-		m->lazy = true;
-	else if (is("poison"))
-		m->poison = true;
-	else if (is("unreadable"))
-		m->unreadable = true;
-	else if (is("nodevice"))
-		m->nodevice = true;
-	else
-		return false;
-	return true;
-}
-
-bool cusim_mode(const char *words)
-{
-	struct cusim_modes m = {};
-
-	for (const char *w = words ? words : ""; *w;) {
-		size_t n = strcspn(w, ",");
-
-		if (!word(w, n, &m))
-			return false;
-		w += n + (w[n] == ',');
-	}
-	if (cusim_memory_held() && m.unreadable != cusim_modes.unreadable)
-		return false;
-	cusim_modes = m;
-	sticky = cudaSuccess;
-	begun = true;
-	return true;
-}
-
-static void begin(void)
-{
-	if (begun)
-		return;
-	begun = true;
-	if (!cusim_mode(getenv("CUSIM"))) {
-		fprintf(stderr, "cusim: CUSIM=%s: not a mode\n", getenv("CUSIM"));
-		abort();
-	}
-}
-
-/* ---- streams ---- */
+/* ---- errors ---- */
 
 static cudaError_t stick(cudaError_t e)
 {
 	if (sticky == cudaSuccess)
 		sticky = e;
-	return e;
+	return last = sticky;
 }
 
-static void work(cusim_closure *c)
+void cusim_healed(void)
 {
+	sticky = last = cudaSuccess;
+}
+
+/* A call begins: what it must answer at once; e is the error that a mode injects. */
+cudaError_t cusim_enter(const char *name, cudaError_t e)
+{
+	cusim_begin();
+	if (cusim_modes.absent)
+		return last = cusim_modes.absent;
+	if (sticky != cudaSuccess)
+		return last = sticky;
+	if (!cusim_injected(name))
+		return cudaSuccess;
+	return e == cudaErrorLaunchFailure ? stick(e) : last = e;
+}
+
+#define ENTER(e) \
+	do { \
+		const cudaError_t entered = cusim_enter(__func__, (e)); \
+		if (entered != cudaSuccess) \
+			return entered; \
+	} while (0)
+
+static cudaError_t good(bool is, cudaError_t e)
+{
+	return is ? cudaSuccess : last = e;
+}
+
+/* ---- streams ---- */
+
+static void work(cudaStream_t s, cusim_closure *c)
+{
+	void *const host = cusim_thread();
+
+	cusim_thread_be(s->thread, false);
+	cusim_acquire(&s->given);
 	cusim_memory_open(true);
 	if (sticky == cudaSuccess)
 		c->run();
 	cusim_memory_open(false);
 	delete c;
+	cusim_release(&s->done);
+	cusim_thread_be(host, false);
 }
 
-static cudaError_t queue(cudaStream_t s, cusim_closure *c)
+static bool is_stream(cudaStream_t s)
 {
-	if (sticky != cudaSuccess) {
+	for (CUstream_st *t = streams; t; t = t->next)
+		if (t == s)
+			return true;
+	return false;
+}
+
+bool cusim_good(void)
+{
+	return sticky == cudaSuccess;
+}
+
+cudaError_t cusim_queue(cudaStream_t s, cusim_closure *c)
+{
+	if (sticky != cudaSuccess || !is_stream(s)) {
 		delete c;
-		return sticky;
+		return sticky != cudaSuccess ? sticky : last = cudaErrorInvalidResourceHandle;
 	}
-	if (cusim_modes.lazy && s)
+	if (cusim_captures(s)) {
+		cusim_capture(s, c);
+		return cudaSuccess;
+	}
+	cusim_counts.queued++;
+	cusim_release(&s->given);
+	if (cusim_modes.lazy)
 		s->queue.push_back(c);
 	else
-		work(c);
+		work(s, c);
 	return sticky;
+}
+
+static void work_one(cudaStream_t s)
+{
+	cusim_closure *c = s->queue.front();
+
+	s->queue.pop_front();
+	work(s, c);
+}
+
+static void drain(cudaStream_t s)
+{
+	while (!s->queue.empty())
+		work_one(s);
+	cusim_acquire(&s->done);
+}
+
+void cusim_ordered(void)
+{
+	for (CUstream_st *s = streams; s; s = s->next)
+		cusim_acquire(&s->done);
+}
+
+static void drain_all(void)
+{
+	for (CUstream_st *s = streams; s; s = s->next)
+		drain(s);
 }
 
 struct launched : cusim_closure {
@@ -113,7 +142,7 @@ struct launched : cusim_closure {
 	cusim_closure *kernel;
 	void run() override
 	{
-		if (!cusim_run(&c, kernel))
+		if (cusim_injected("launch") || !cusim_run(&c, kernel))
 			stick(cudaErrorLaunchFailure);
 	}
 	~launched() override { delete kernel; }
@@ -125,8 +154,9 @@ cudaError_t cusim_launch(const cudaLaunchConfig_t *c, cusim_closure *kernel)
 	launched *l;
 
 	if (n == 0 || n > 1024 || c->gridDim.x == 0 || c->gridDim.y == 0 || c->gridDim.z == 0 || c->gridDim.y > 65535
-	    || c->gridDim.z > 65535 || c->dynamicSmemBytes > 48u << 10 || !c->stream) {
+	    || c->gridDim.z > 65535 || c->dynamicSmemBytes > 48u << 10) {
 		delete kernel;
+		last = cudaErrorInvalidConfiguration;
 		cusim_fault("a launch of (%u, %u, %u) blocks of %zu threads with %zu bytes", c->gridDim.x, c->gridDim.y,
 		            c->gridDim.z, n, c->dynamicSmemBytes);
 		return cudaErrorInvalidConfiguration;
@@ -134,7 +164,7 @@ cudaError_t cusim_launch(const cudaLaunchConfig_t *c, cusim_closure *kernel)
 	l = new launched;
 	l->c = *c;
 	l->kernel = kernel;
-	return queue(c->stream, l);
+	return cusim_queue(c->stream, l);
 }
 
 struct copied : cusim_closure {
@@ -142,9 +172,14 @@ struct copied : cusim_closure {
 	const unsigned char *from;      /* NULL: fill with value */
 	size_t to_step, from_step, width, height;
 	int value;
+	bool back;                      /* to the host */
 	void run() override
 	{
+		cusim_counts.bytes_back += back ? width * height : 0;
 		for (size_t i = 0; i < height; i++)
+			if (from && !back && cusim_poisonous(from + i * from_step, width))
+				stick(cudaErrorLaunchFailure);
+		for (size_t i = 0; i < height && sticky == cudaSuccess; i++)
 			if (from)
 				memcpy(to + i * to_step, from + i * from_step, width);
 			else
@@ -172,7 +207,8 @@ static cudaError_t copy(copied c, cudaMemcpyKind kind, cudaStream_t s)
 		            (const void *)c.from, (void *)c.to, kind);
 		return stick(cudaErrorInvalidValue);
 	}
-	return queue(s, new copied(c));
+	c.back = kind == cudaMemcpyDeviceToHost;
+	return cusim_queue(s, new copied(c));
 }
 
 static copied copied_of(void *to, size_t to_step, const void *from, size_t from_step, size_t width, size_t height)
@@ -186,6 +222,7 @@ static copied copied_of(void *to, size_t to_step, const void *from, size_t from_
 	c.width = width;
 	c.height = height;
 	c.value = 0;
+	c.back = false;
 	return c;
 }
 
@@ -193,12 +230,14 @@ extern "C" {
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind kind, cudaStream_t s)
 {
+	ENTER(cudaErrorLaunchFailure);
 	return copy(copied_of(dst, n, src, n, n, 1), kind, s);
 }
 
 cudaError_t cudaMemcpy2DAsync(void *dst, size_t dpitch, const void *src, size_t spitch, size_t width, size_t height,
                               cudaMemcpyKind kind, cudaStream_t s)
 {
+	ENTER(cudaErrorLaunchFailure);
 	return copy(copied_of(dst, dpitch, src, spitch, width, height), kind, s);
 }
 
@@ -206,77 +245,200 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s)
 {
 	copied c = copied_of(p, n, NULL, 0, n, 1);
 
+	ENTER(cudaErrorLaunchFailure);
 	c.value = value;
 	return copy(c, cudaMemcpyHostToDevice, s);
 }
 
+/* ---- streams ---- */
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
-	*s = new CUstream_st;
+	ENTER(cudaErrorUnknown);
+	*s = new CUstream_st();
+	(*s)->thread = cusim_thread_new();
+	(*s)->next = streams;
+	streams = *s;
 	return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
-	while (s && !s->queue.empty()) {
-		cusim_closure *c = s->queue.front();
-
-		s->queue.pop_front();
-		work(c);
-	}
+	ENTER(cudaErrorLaunchFailure);
+	if (!is_stream(s))
+		return last = cudaErrorInvalidResourceHandle;
+	if (cusim_capture_forbids(__func__))
+		return last = cudaErrorStreamCaptureUnsupported;
+	cusim_counts.waits++;
+	drain(s);
 	return sticky;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
-	cudaStreamSynchronize(s);
-	delete s;
-	return cudaSuccess;
+	for (CUstream_st **at = &streams; *at; at = &(*at)->next)
+		if (*at == s) {
+			drain(s);
+			*at = s->next;
+			cusim_thread_end(s->thread);
+			delete s;
+			return sticky;
+		}
+	return last = cudaErrorInvalidResourceHandle;
 }
+
+cudaError_t cudaDeviceSynchronize(void)
+{
+	ENTER(cudaErrorLaunchFailure);
+	if (cusim_capture_forbids(__func__))
+		return last = cudaErrorStreamCaptureUnsupported;
+	drain_all();
+	return sticky;
+}
+
+/* ---- the device ---- */
 
 cudaError_t cudaGetDeviceCount(int *n)
 {
-	begin();
-	*n = cusim_modes.nodevice ? 0 : 1;
-	return cusim_modes.nodevice ? cudaErrorNoDevice : cudaSuccess;
+	cusim_begin();
+	*n = cusim_modes.absent ? 0 : 1;
+	return cusim_modes.absent;
 }
 
 cudaError_t cudaSetDevice(int i)
 {
-	return i == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+	ENTER(cudaErrorUnknown);
+	return good(i == 0, cudaErrorInvalidDevice);
+}
+
+/* What was queued is lost, and all memory of the device. */
+cudaError_t cudaDeviceReset(void)
+{
+	cusim_begin();
+	if (cusim_modes.absent)
+		return cusim_modes.absent;
+	while (streams) {
+		CUstream_st *s = streams;
+
+		streams = s->next;
+		for (cusim_closure *c : s->queue)
+			delete c;
+		cusim_acquire(&s->done);
+		cusim_thread_end(s->thread);
+		delete s;
+	}
+	cusim_memory_drop();
+	cusim_healed();
+	return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
 {
+	ENTER(cudaErrorUnknown);
 	memset(p, 0, sizeof *p);
 	snprintf(p->name, sizeof p->name, "simulated");
 	p->major = 9;
 	p->warpSize = 32;
 	p->multiProcessorCount = 1;
-	p->totalGlobalMem = (size_t)1 << 30;
+	p->totalGlobalMem = cusim_modes.memory;
 	return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int)
+{
+	static const struct { cudaDeviceAttr attr; int value; } values[] = {
+		{ cudaDevAttrMaxThreadsPerBlock, 1024 }, { cudaDevAttrWarpSize, 32 },
+		{ cudaDevAttrMaxSharedMemoryPerBlock, 48 << 10 }, { cudaDevAttrMultiProcessorCount, 1 },
+		{ cudaDevAttrComputeCapabilityMajor, 9 }, { cudaDevAttrComputeCapabilityMinor, 0 },
+	};
+
+	ENTER(cudaErrorUnknown);
+	for (const auto &v : values)
+		if (v.attr == attr) {
+			*value = v.value;
+			return cudaSuccess;
+		}
+	return last = cudaErrorInvalidValue;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+	*version = CUDART_VERSION;
+	return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+	cusim_begin();
+	*version = cusim_modes.absent == cudaErrorInsufficientDriver ? 0 : CUDART_VERSION;
+	return cudaSuccess;
+}
+
+/* ---- memory ---- */
+
+cudaError_t cudaMemGetInfo(size_t *free, size_t *total)
+{
+	ENTER(cudaErrorUnknown);
+	*total = cusim_modes.memory;
+	*free = *total - cusim_memory_taken();
+	return cudaSuccess;
+}
+
+static cudaError_t take(void **p, size_t n, cusim_kind kind)
+{
+	if (cusim_capture_forbids("memory is taken"))
+		return last = cudaErrorStreamCaptureUnsupported;
+	*p = n ? cusim_memory_new(n, kind) : NULL;
+	return good(*p || !n, cudaErrorMemoryAllocation);
+}
+
+/* Waits for the device.  An error that sticks is answered, and the memory is freed all the same. */
+static cudaError_t give(void *p, cusim_kind kind)
+{
+	cusim_begin();
+	if (p && cusim_capture_forbids("memory is freed"))
+		return last = cudaErrorStreamCaptureUnsupported;
+	drain_all();
+	if (!p || cusim_memory_free(p, kind))
+		return sticky;
+	return last = cudaErrorInvalidValue;
 }
 
 cudaError_t cudaMalloc(void **p, size_t n)
 {
-	*p = cusim_memory_new(n, CUSIM_DEVICE);
-	return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+	ENTER(cudaErrorMemoryAllocation);
+	return take(p, n, CUSIM_DEVICE);
 }
 
 cudaError_t cudaFree(void *p)
 {
-	return !p || cusim_memory_free(p, CUSIM_DEVICE) ? cudaSuccess : cudaErrorInvalidValue;
+	return give(p, CUSIM_DEVICE);
 }
 
 cudaError_t cudaHostAlloc(void **p, size_t n, unsigned)
 {
-	*p = cusim_memory_new(n, CUSIM_PINNED);
-	return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+	ENTER(cudaErrorMemoryAllocation);
+	return take(p, n, CUSIM_PINNED);
 }
 
 cudaError_t cudaFreeHost(void *p)
 {
-	return !p || cusim_memory_free(p, CUSIM_PINNED) ? cudaSuccess : cudaErrorInvalidValue;
+	return give(p, CUSIM_PINNED);
+}
+
+/* ---- errors ---- */
+
+cudaError_t cudaGetLastError(void)
+{
+	const cudaError_t e = last;
+
+	last = sticky;
+	return e;
+}
+
+cudaError_t cudaPeekAtLastError(void)
+{
+	return last;
 }
 
 const char *cudaGetErrorString(cudaError_t e)
@@ -284,6 +446,8 @@ const char *cudaGetErrorString(cudaError_t e)
 	static const struct { cudaError_t e; const char *text; } texts[] = {
 		{ cudaSuccess, "no error" }, { cudaErrorMemoryAllocation, "out of memory" },
 		{ cudaErrorInvalidValue, "invalid argument" }, { cudaErrorLaunchFailure, "unspecified launch failure" },
+		{ cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version" },
+		{ cudaErrorInvalidResourceHandle, "invalid resource handle" }, { cudaErrorUnknown, "unknown error" },
 		{ cudaErrorNoDevice, "no CUDA-capable device is detected" },
 		{ cudaErrorInvalidConfiguration, "invalid configuration argument" },
 	};

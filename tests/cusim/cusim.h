@@ -6,9 +6,12 @@
  * Threads of a block are fibers; __syncthreads and the warp operations are
  * rendezvous points, and one that not all reach is reported with file and line.
  *
- *   run.cc      blocks, fibers, rendezvous, the order of things
+ *   run.cc      blocks, rendezvous, the order of things
+ *   fiber.cc    stacks and the switch, as sanitizers want it
  *   memory.cc   device and pinned memory
  *   api.cc      the runtime's functions, streams
+ *   cublas.cc   the products of cuBLAS, as plain loops
+ *   modes.cc    the words of a mode, injected errors
  *
  * It cannot show speed, memory ordering between blocks, the rounding of fast
  * intrinsics, or PTX.
@@ -27,17 +30,17 @@
 
 #include "tests/cusim/modes.h"
 
+enum cusim_at { CUSIM_BARRIER, CUSIM_WARP, CUSIM_RETURNED };
+
 struct cusim_lane {                    /* a thread of the running block */
 	uint3 thread;
-	uint64_t give[2];              /* to a warp operation; two, for the one after it */
-	unsigned n_op;                 /* warp operations so far */
-	const char *file;              /* where it waits */
-	int line, at;                  /* at: enum cusim_at */
 	unsigned linear;
-	void *sp;                      /* its stack when it does not run */
+	uint64_t give[2];              /* to a warp operation; two, for the one after it */
+	unsigned n_op, n_barrier;      /* warp operations and barriers so far */
+	const char *file;              /* where it has stopped */
+	int line, at;                  /* at: enum cusim_at */
+	unsigned fiber;
 };
-
-enum cusim_at { CUSIM_RUNS, CUSIM_BARRIER, CUSIM_WARP, CUSIM_RETURNED };
 
 struct cusim_block {
 	uint3 index;
@@ -54,6 +57,8 @@ extern dim3 blockDim, gridDim;           /* no macros: a launch has fields of th
 void cusim_wait(int at, const char *file, int line);
 /* What the lane of the same warp gave to this operation. */
 uint64_t cusim_shuffle(uint64_t give, unsigned mask, int lane, const char *file, int line);
+/* Shuffles do not order memory; this does. */
+void cusim_sync_warp(unsigned mask, const char *file, int line);
 cudaError_t cusim_launch(const cudaLaunchConfig_t *c, struct cusim_closure *kernel);
 struct cusim_closure {
 	virtual void run() = 0;
@@ -77,7 +82,11 @@ cudaError_t cusim_launch_kernel(const cudaLaunchConfig_t *c, void (*kernel)(P...
  * cases it rounds twice; it always does so the same way. */
 static inline float cusim_fmaf(float x, float y, float z)
 {
+#if defined(__FMA__)
+	return __builtin_fmaf(x, y, z);
+#else
 	return (float)((double)x * (double)y + (double)z);
+#endif
 }
 
 /* ---- the language ---- */
@@ -90,7 +99,7 @@ static inline float cusim_fmaf(float x, float y, float z)
 #define threadIdx (cusim_self->thread)
 #define blockIdx (cusim_now.index)
 #define __syncthreads() cusim_wait(CUSIM_BARRIER, __FILE__, __LINE__)
-#define __syncwarp() ((void)cusim_shuffle(0, ~0u, (int)(cusim_self->linear % 32), __FILE__, __LINE__))
+#define __syncwarp() cusim_sync_warp(~0u, __FILE__, __LINE__)
 
 template <typename T>
 static inline T cusim_shuffle_of(unsigned mask, T x, int lane, const char *file, int line)
@@ -107,6 +116,10 @@ static inline T cusim_shuffle_of(unsigned mask, T x, int lane, const char *file,
 #define __shfl_sync(mask, x, lane) cusim_shuffle_of(mask, x, (int)(lane), __FILE__, __LINE__)
 #define __shfl_xor_sync(mask, x, by) \
 	cusim_shuffle_of(mask, x, (int)((cusim_self->linear % 32) ^ (unsigned)(by)), __FILE__, __LINE__)
+
+/* No static shared arrays: nobody would fill them with NaN. */
+#undef __shared__
+#define __shared__ there_is_one_shared_array_SHARED_FLOATS
 
 /* The one dynamic shared array of the project: kernels/cuda/intrinsics.h names it. */
 #define CUSIM_SHARED (cusim_now.shared)

@@ -110,3 +110,26 @@ except BaseException:
     raise
 finally:
     d.cleanup()
+
+# A daemon that unloads its model gives that memory back too, and hands over what it takes after that.
+d = Daemon('--slots', 3, '--unload-after', 1, start=False)
+try:
+    m = Manager(d)
+    m.start()
+    c = d.new('a')
+    c.call('session.append', session='a', text=book(300).decode(), wait=True)
+    check(m.fd is not None, 'memory that the manager keeps')
+    m.hear('STATUS=unloaded')
+    check(m.fd is None, 'the manager let go of it')
+    c.call('session.append', session='a', text='more', wait=True)
+    m.hear('FDSTORE=1')
+    check(m.fd is not None, 'memory that the manager keeps after the return')
+    d.kill()
+    m.start()
+    check_equal(d.rpc().call('server.stats')['kept_sessions'], 1, 'caches that went on after the return')
+    d.stop()
+except BaseException:
+    d.show_log()
+    raise
+finally:
+    d.cleanup()

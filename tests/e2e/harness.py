@@ -75,6 +75,20 @@ def small_model(always=False):
     return path
 
 
+def simulated():
+    """The options of a daemon on the simulated CUDA device."""
+    path = os.path.join(os.path.dirname(SINKD), 'sinkd-cusim.so')
+    if not os.path.exists(path):
+        skip('no simulated CUDA module: configured without CUDA, or make sinkd-cusim.so has not run')
+    return '--backend', 'cuda', '--cuda-module', path
+
+
+def few_rows(options):
+    """With these a step of one or two sessions has fewer rows of prefill than go through cuBLAS: results are the same
+    bits, however rows come."""
+    return (*options, '--chunk', 7)
+
+
 def endless(folder):
     """The tiny model without a token that ends an answer: what is generated goes on until it is stopped."""
     with open(TINY, 'rb') as f:

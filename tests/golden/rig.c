@@ -172,14 +172,15 @@ const char *model_path(const char *variable, const char *file)
 
 bool rig_open(struct rig *r, const char *model, const struct rig_params *p)
 {
-	const struct backend_params bp = { .n_thread = p->n_thread, .n_row_max = p->n_chunk, .isa = p->isa };
-	struct model_params mp = { .ops = &RIG_BACKEND, .n_cache = p->n_cache };
-	struct kv_shape shape = { .type = p->type, .n_chunk = p->n_chunk, .most = p->most, .n_slot = 1 };
+	const uint32_t n_row = p->n_row ? p->n_row : p->n_chunk;
+	const struct backend_params bp = { .n_thread = p->n_thread, .n_row_max = n_row, .isa = p->isa };
+	struct model_params mp = { .ops = p->ops ? p->ops : &RIG_BACKEND, .n_cache = p->n_cache };
+	struct kv_shape shape = { .type = p->type, .n_chunk = p->n_chunk, .most = p->most, .n_slot = p->n_slot ? p->n_slot : 1 };
 	struct backend_why bw = { "" };
 	struct reason why = { "", "" };
 
 	memset(r, 0, sizeof *r);
-	r->ops = &RIG_BACKEND;
+	r->ops = mp.ops;
 	r->p = *p;
 	if (r->ops->open(&r->backend, &bp, &bw)) {
 		printf("skip   %s: %s\n", p->isa ? p->isa : "best", bw.text);
@@ -197,7 +198,7 @@ bool rig_open(struct rig *r, const char *model, const struct rig_params *p)
 		exit(1);
 	}
 	r->n_vocab = model_info(r->model)->n_vocab;
-	r->logits = must(calloc(p->n_chunk, r->n_vocab * sizeof *r->logits), "memory");
+	r->logits = must(calloc(n_row, r->n_vocab * sizeof *r->logits), "memory");
 	return true;
 }
 

@@ -34,9 +34,12 @@ double *list_read(const char *text, const char *key, size_t *n, const char **end
 /* ---- the rig ---- */
 
 struct rig_params {
+	const struct backend_ops *ops;   /* NULL: that of RIG_BACKEND, the CPU's where none is defined */
 	const char *isa;           /* NULL: the best */
 	unsigned n_thread;
-	uint32_t n_chunk;
+	uint32_t n_chunk;          /* most rows of a session in a batch */
+	uint32_t n_row;            /* most rows of a batch; 0: n_chunk */
+	uint32_t n_slot;           /* 0: one */
 	enum kv_type type;
 	struct window most;
 	uint32_t n_cache;          /* of struct model_params */
@@ -47,7 +50,7 @@ struct rig {
 	struct backend *backend;
 	struct model *model;
 	struct kv *kv;
-	float *logits;             /* [n_chunk][n_vocab] */
+	float *logits;             /* [n_row][n_vocab] */
 	size_t n_vocab;
 	struct rig_params p;
 };

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,13 +45,26 @@ static const struct scene scenes[] = {
 	{ "many sinks",       6, 2, 256, { 17, 60 },       33, 170, 0, ROPE_NEOX, 256, 0, false, KV_F32, false },
 	{ "wide group",      34, 2,  24, { 5, 33 },        20, 120, 0, ROPE_NEOX, 24,  0, false, KV_F32, false },
 	{ "distances",        8, 8,  16, { 4, 60 },        17, 200, 0, ROPE_NONE,  0,  0, true,  KV_F32, false },
-	{ "several splits",   3, 1,  64, { 4, 600 },      300, 1300, 0, ROPE_NEOX, 64, 0, false, KV_F32, false },
+	{ "several splits",   3, 1,  64, { 4, 600 },      300, 800, 0, ROPE_NEOX, 64, 0, false, KV_F32, false },
 	{ "pinned head",      2, 1,  32, { 520, 40 },     300, 760, 0, ROPE_NEOX, 32,  0, false, KV_F32, false },
+	{ "under a border",   5, 1,  96, { 0, 63 },        64, 150, 0, ROPE_NEOX, 96,  0, false, KV_F16, false },
+	{ "at a border",      7, 1,  64, { 64, 64 },       65, 210, 0, ROPE_NEOX, 64,  0, false, KV_F16, false },
+	{ "over a border",    9, 1,  32, { 65, 65 },       66, 210, 0, ROPE_NORM, 32,  0, true,  KV_F32, false },
+	{ "eight of one",    16, 2,  40, { 3, 129 },      128, 200, 0, ROPE_NEOX, 40, 20, false, KV_F16, false },
+	{ "wide heads",       4, 1, 256, { 4, 70 },        33, 120, 0, ROPE_NEOX, 64,  0, false, KV_F16, false },
+	{ "own keys",         3, 3, 128, { 4, 70 },        33, 120, 0, ROPE_NEOX, 128, 0, false, KV_F16, false },
+	{ "long parts",       2, 1,  16, { 4, 2100 },     200, 450, 0, ROPE_NEOX, 16,  0, false, KV_F32, false },
+	{ "nearly long parts", 2, 1, 16, { 4, 2000 },     200, 140, 0, ROPE_NEOX, 16,  0, false, KV_F32, false },
 	{ "sink logits",      6, 2,  24, { 4, 60 },        17, 200, 0, ROPE_NEOX, 24,  0, false, KV_F32, true },
-	{ "sink logits, splits", 2, 1, 64, { 4, 600 },    300, 1300, 0, ROPE_NEOX, 64, 0, false, KV_F32, true },
+	{ "sink logits, splits", 2, 1, 64, { 4, 600 },    300, 720, 0, ROPE_NEOX, 64, 0, false, KV_F32, true },
 	{ "jump",             3, 1,  64, { 4, 252 },       60, 700, UINT64_C(1000000000000), ROPE_NEOX, 64, 0, false, KV_F32, false },
 	{ "jump, distances",  3, 3,  16, { 4, 60 },        20, 200, UINT64_C(1000000000123), ROPE_NONE, 0, 0, true, KV_F32, false },
 	{ "jump over 2^64 turns", 2, 1, 64, { 4, 30 },     20, 200, UINT64_C(18446744073709551000), ROPE_NORM, 64, 0, false, KV_F32, false },
+	{ "eight bits",       3, 1,  64, { 4, 60 },        17, 200, 0, ROPE_NEOX, 64,  0, false, KV_Q8, false },
+	{ "eight bits, no sinks", 4, 1, 80, { 0, 16 },     16, 150, 0, ROPE_NEOX, 32,  0, false, KV_Q8, false },
+	{ "eight bits, splits", 6, 2, 64, { 4, 600 },     300, 1300, 0, ROPE_NEOX, 64, 30, false, KV_Q8, true },
+	{ "eight bits, distances", 8, 8, 16, { 20, 60 },   17, 200, 0, ROPE_NONE,  0,  0, true,  KV_Q8, false },
+	{ "eight bits, wide", 34, 2, 256, { 5, 33 },       20, 120, 0, ROPE_NEOX, 24,  0, false, KV_Q8, false },
 };
 
 enum { N_LAYER = 2 };
@@ -178,7 +192,7 @@ static double differ(const struct world *w, const float *out, uint32_t layer, ui
 static void check(const struct world *w, const float *out)
 {
 	const struct scene *s = w->s;
-	const double most = s->type == KV_F16 ? 4e-3 : 2e-5;
+	const double most = (const double[]){ [KV_F16] = 4e-3, [KV_F32] = 2e-5, [KV_Q8] = 4e-2 }[s->type];
 	const uint32_t step = s->n_token > 300 ? 7 : 1;
 
 	for (uint32_t layer = 0; layer < N_LAYER; layer++)
@@ -366,7 +380,147 @@ static void rule(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < sizeof(scenes) / sizeof(scenes[0]); i++)
-		scene_play(&scenes[i]);
+		if (scenes[i].type <= desk_kv_most)
+			scene_play(&scenes[i]);
+}
+
+/* ---- many sessions at once ---- */
+
+enum { MANY = 64, MANY_TOKENS = 90, MANY_ROWS = 9 };
+
+struct crowd {
+	uint32_t n_head, n_head_kv, head_dim;
+	enum kv_type type;
+	struct backend *b;
+	struct kv *kv;
+	struct weight *wq, *wk, *wv;
+	struct act *q, *k, *v, *o;
+	struct rope rope;
+};
+
+static void crowd_open(struct crowd *c, const struct matrix *q, const struct matrix *k, const struct matrix *v,
+                       struct place place, const uint64_t *freq)
+{
+	const struct kv_layer layer = { c->n_head_kv, c->head_dim, 0 };
+	const struct kv_shape shape = { .type = c->type, .n_layer = 1, .layers = &layer, .n_chunk = CHUNK,
+	                                .most = { 16, 160 }, .n_slot = MANY };
+	struct backend_why why = { "" };
+
+	c->b = place_open(place, MANY + MANY_ROWS);
+	assert_int_equal(desk_ops->kv_open(c->b, &shape, NULL, &c->kv, &why), 0);
+	c->wq = matrix_load(c->b, q);
+	c->wk = matrix_load(c->b, k);
+	c->wv = matrix_load(c->b, v);
+	assert_int_equal(desk_ops->act_new(c->b, q->n_in, &c->q), 0);
+	assert_int_equal(desk_ops->act_new(c->b, k->n_in, &c->k), 0);
+	assert_int_equal(desk_ops->act_new(c->b, k->n_in, &c->v), 0);
+	assert_int_equal(desk_ops->act_new(c->b, q->n_in, &c->o), 0);
+	c->rope = (struct rope){ ROPE_NEOX, c->head_dim, freq, 1.0f };
+}
+
+static void crowd_close(struct crowd *c)
+{
+	struct act *const acts[] = { c->q, c->k, c->v, c->o };
+
+	for (int i = 0; i < 4; i++)
+		desk_ops->act_free(c->b, acts[i]);
+	desk_ops->weight_free(c->b, c->wq);
+	desk_ops->weight_free(c->b, c->wk);
+	desk_ops->weight_free(c->b, c->wv);
+	desk_ops->kv_close(c->b, c->kv);
+	desk_ops->close(c->b);
+}
+
+/* Windows of many sizes, and sessions of many lengths. */
+static struct window window_of(uint32_t i)
+{
+	return (struct window){ i % 7, 1 + 19 * (i % 9) };
+}
+
+static uint64_t length_of(uint32_t i)
+{
+	return 1 + 7 * i % 80;
+}
+
+/* Sessions first..first+n-1, each with rows from its position on; the last one n_last. */
+static void crowd_step(struct crowd *c, uint32_t first, uint32_t n, uint64_t from, uint32_t n_last, float *out)
+{
+	struct batch_row rows[MANY + MANY_ROWS];
+	struct batch_seq seqs[MANY];
+	struct batch batch = { .n_seq = n, .rows = rows, .seqs = seqs };
+	const struct attend a = { .n_head = c->n_head, .scale = 0.2f, .rope = &c->rope };
+	struct backend_why why;
+
+	for (uint32_t i = 0; i < n; i++) {
+		const uint64_t pos = from == UINT64_MAX ? length_of(first + i) : from;
+
+		seqs[i] = (struct batch_seq){ first + i, window_of(first + i), 0 };
+		for (uint32_t k = 0; k < (i + 1 == n ? n_last : 1); k++)
+			rows[batch.n_row++] = (struct batch_row){ (int32_t)((first + i + pos + k) % MANY_TOKENS), i, pos + k };
+	}
+	desk_ops->begin(c->b, c->kv, &batch);
+	desk_ops->embed(c->b, c->wq, 1, c->q);
+	desk_ops->embed(c->b, c->wk, 1, c->k);
+	desk_ops->embed(c->b, c->wv, 1, c->v);
+	desk_ops->store(c->b, 0, &c->rope, c->k, c->v);
+	desk_ops->attend(c->b, &a, c->q, c->o);
+	desk_ops->read(c->b, c->o, out);
+	assert_int_equal(desk_ops->end(c->b, &why), 0);
+}
+
+static void crowd_play(struct crowd *c, const struct matrix *q, const struct matrix *k, const struct matrix *v)
+{
+	const size_t width = q->n_in, size = (MANY + MANY_ROWS) * width;
+	float *alone = malloc(size * sizeof(float)), *among = malloc(size * sizeof(float));
+	struct place place;
+	uint64_t freq[64];
+
+	for (uint32_t i = 0; i < c->head_dim / 2; i++)
+		freq[i] = (uint64_t)llround(ldexp(pow(10000, -2.0 * i / c->head_dim) / (2 * M_PI), 62)) * 4;
+	for (size_t p = 0; place_at(p, &place); p += 2) {
+		crowd_open(c, q, k, v, place, freq);
+		for (uint32_t i = 0; i < MANY; i++)
+			for (uint64_t at = 0, n; at < length_of(i); at += n) {
+				n = length_of(i) - at < CHUNK ? length_of(i) - at : CHUNK;
+				crowd_step(c, i, 1, at, (uint32_t)n, among);
+			}
+		for (uint32_t n_last = 1; n_last <= MANY_ROWS; n_last += MANY_ROWS - 1) {
+			for (uint32_t i = 0; i < MANY; i++)
+				crowd_step(c, i, 1, UINT64_MAX, i + 1 == MANY ? n_last : 1, alone + i * width);
+			crowd_step(c, 0, MANY, UINT64_MAX, n_last, among);
+			for (uint32_t i = 0; i < MANY - 1 + n_last; i++)
+				if (memcmp(alone + i * width, among + i * width, width * sizeof(float)))
+					fail_msg("%s, %u heads: session %u differs among %u with %u rows", place.isa,
+					         c->n_head, i, MANY, n_last);
+		}
+		crowd_close(c);
+	}
+	free(alone);
+	free(among);
+}
+
+/* A row's bits do not depend on how many rows of others are in the batch, nor on
+ * whether one of these brings a chunk. */
+static void among_many(void **state)
+{
+	static const struct crowd crowds[] = {
+		{ .n_head = 6, .n_head_kv = 2, .head_dim = 64, .type = KV_F16 },
+		{ .n_head = 20, .n_head_kv = 1, .head_dim = 16, .type = KV_F32 },    /* more heads than splits have room for */
+	};
+	struct rng r = { 21 };
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		struct crowd c = crowds[i];
+		struct matrix *q = matrix_random(&r, QUANT_F32, c.n_head * c.head_dim, MANY_TOKENS, 1);
+		struct matrix *k = matrix_random(&r, QUANT_F32, c.n_head_kv * c.head_dim, MANY_TOKENS, 1);
+		struct matrix *v = matrix_random(&r, QUANT_F32, c.n_head_kv * c.head_dim, MANY_TOKENS, 1);
+
+		crowd_play(&c, q, k, v);
+		matrix_free(q);
+		matrix_free(k);
+		matrix_free(v);
+	}
 }
 
 /* What other sessions left in a slot is not seen, be it NaN. */
@@ -382,8 +536,8 @@ static void dirty_slot(void **state)
 	struct kv_shape shape;
 
 	(void)state;
-	for (int type = 0; type < 2; type++) {
-		s.type = type ? KV_F32 : KV_F16;
+	for (enum kv_type type = KV_F16; type <= desk_kv_most; type++) {
+		s.type = type;
 		w = world_new(&s);
 		n_out = (size_t)N_LAYER * s.n_token * s.n_head * s.head_dim;
 		size = n_out * sizeof(float);
@@ -465,6 +619,9 @@ static void bad_shapes(void **state)
 	shape.n_slot = UINT32_MAX;
 	layer = (struct kv_layer){ 4096, 4096, 0 };
 	assert_true(desk_ops->kv_open(b, &shape, NULL, &kv, &why) < 0);
+	shape = (struct kv_shape){ KV_Q8, 1, &layer, 16, { 4, 60 }, 1 };
+	layer.head_dim = desk_kv_most < KV_Q8 ? 64 : 257;
+	assert_int_equal(desk_ops->kv_open(b, &shape, NULL, &kv, &why), -ENOTSUP);
 	layer.head_dim = 0;
 	assert_true(desk_ops->kv_open(b, &shape, NULL, &kv, &why) < 0);
 	assert_null(kv);
@@ -473,13 +630,28 @@ static void bad_shapes(void **state)
 	desk_ops->close(b);
 }
 
+/* A ring of bytes takes half of one of halves, and a scale for 32 and for 64 values. */
+static void half_the_bytes(void **state)
+{
+	struct kv_layer layer = { 2, 64, 0 };
+	struct kv_shape shape = { KV_F16, 1, &layer, 48, { 16, 2000 }, 1 };
+	size_t halves = desk_ops->kv_bytes(&shape, shape.most);
+
+	(void)state;
+	shape.type = KV_Q8;
+	if (desk_kv_most == KV_Q8)
+		assert_in_range(desk_ops->kv_bytes(&shape, shape.most), halves / 2, halves * 54 / 100);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rule),
+		cmocka_unit_test(among_many),
 		cmocka_unit_test(dirty_slot),
 		cmocka_unit_test(moved_slot),
 		cmocka_unit_test(bad_shapes),
+		cmocka_unit_test(half_the_bytes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

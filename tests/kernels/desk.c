@@ -35,11 +35,16 @@ float rng_normal(struct rng *r)
 
 extern const struct backend_ops sinkd_backend;
 const struct backend_ops *const desk_ops = &sinkd_backend;
-const bool desk_rounds = false;
-const char *const desk_layout = "cuda-kv1-f32";
+const bool desk_rounds = true;
+const enum kv_type desk_kv_most = KV_F32;
+const char *const desk_layout = "cuda-kv2-f32";
 
 static const struct place places[] = {
+#ifdef DESK_MODULE                /* one device, which has no modes */
+	{ NULL, 1 },
+#else
 	{ "poison", 1 }, { "poison,lazy,order:reverse", 1 }, { "poison,unreadable,order:7", 1 },
+#endif
 };
 
 /* A fault of the device also fails the step, and so the test. */
@@ -54,6 +59,7 @@ static bool place_choose(struct place p, struct backend_params *q)
 #else
 const struct backend_ops *const desk_ops = &backend_cpu;
 const bool desk_rounds = true;
+const enum kv_type desk_kv_most = KV_Q8;
 const char *const desk_layout = "cpu-kv1-f32-b16";
 
 static const struct place places[] = {

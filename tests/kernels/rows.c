@@ -1,7 +1,7 @@
 /*
  * Operations by rows against double precision: embed, norm, gated activations,
  * add, softcap, clamp, select; bitwise the same on every instruction set and number of
- * threads.  And the pool: every item once, whoever comes.
+ * threads.  The largest of a row are top.c's.  And the pool: every item once, whoever comes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,9 +13,11 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "kernels/cpu/pool.h"
 #include "tests/kernels/desk.h"
+#include "tests/kernels/top.h"
 
 #define TOKENS 40
 #define MOST_ROWS 33
@@ -169,6 +171,8 @@ static const struct operation operations[] = {
 	{ "rms norm, twice", make_norm, should_norm, 96, 96, NORM_RMS, 2e-6, 9 },
 	{ "rms norm, odd",  make_norm, should_norm, 37, 37, NORM_RMS, 2e-6, 1 },
 	{ "rms norm by heads", make_norm, should_norm, 160, 40, NORM_RMS, 2e-6, 1 },
+	{ "rms norm, wide", make_norm, should_norm, 3000, 3000, NORM_RMS, 2e-6, 1 },
+	{ "rms norm, widest", make_norm, should_norm, 9001, 9001, NORM_RMS, 2e-6, 1 },
 	{ "layer norm",     make_norm, should_norm, 100, 100, NORM_LAYER, 4e-6, 1 },
 	{ "layer norm, large", make_norm, should_norm, 1024, 1024, NORM_LAYER, 4e-6, 1 },
 	{ "silu",           make_glu, should_glu, 1536, 1, GLU_SILU, 4e-7, 6 },
@@ -396,6 +400,157 @@ static void act_written_again(void **state)
 	desk_ops->close(b);
 }
 
+/* Sum and norm at once are what they are one after the other, in the acts that the
+ * forward pass has them in. */
+static void fused_norm(void **state)
+{
+	static const uint32_t widths[] = { 37, 96, 576, 3000 };
+	struct batch_row rows[3] = { { 5, 0, 0 }, { 0, 0, 1 }, { TOKENS - 1, 0, 2 } };
+	struct batch_seq seq = { .window = { 4, 60 } };
+	struct batch batch = { .n_row = 3, .n_seq = 1, .rows = rows, .seqs = &seq };
+	float *got = malloc(4 * 3 * 3000 * sizeof(float));
+
+	(void)state;
+	for (size_t i = 0; i < 8 && desk_ops->add_norm; i++) {
+		const uint32_t width = widths[i / 2];
+		const enum norm_kind kind = i % 2 ? NORM_LAYER : NORM_RMS;
+		const size_t size = (size_t)3 * width;
+		struct rng r = { 12 + i };
+		struct backend *b = place_open((struct place){ NULL, 2 }, 3);
+		struct matrix *m[4] = { matrix_random(&r, QUANT_F32, width, TOKENS, 1), matrix_random(&r, QUANT_F32, width, TOKENS, 2),
+		                        matrix_random(&r, QUANT_F32, width, 1, 1), matrix_random(&r, QUANT_F32, width, 1, 1) };
+		struct weight *w[4];
+		struct norm n = { .kind = kind, .width = width, .eps = 1e-5f };
+		struct act *x, *y;
+
+		for (int k = 0; k < 4; k++)
+			w[k] = matrix_load(b, m[k]);
+		n.weight = w[2];
+		n.bias = kind == NORM_LAYER ? w[3] : NULL;
+		assert_int_equal(desk_ops->act_new(b, width, &x), 0);
+		assert_int_equal(desk_ops->act_new(b, width, &y), 0);
+		for (int fused = 0; fused < 2; fused++) {
+			desk_ops->begin(b, NULL, &batch);
+			desk_ops->embed(b, w[0], 1, x);
+			desk_ops->embed(b, w[1], 1, y);
+			if (fused) {
+				desk_ops->add_norm(b, &n, x, y, x, y);
+			} else {
+				desk_ops->add(b, x, y, x);
+				desk_ops->norm(b, &n, x, y);
+			}
+			desk_ops->read(b, x, got + fused * 2 * size);
+			desk_ops->read(b, y, got + (fused * 2 + 1) * size);
+			assert_int_equal(desk_ops->end(b, NULL), 0);
+		}
+		assert_memory_equal(got, got + 2 * size, 2 * size * sizeof(float));
+		desk_ops->act_free(b, x);
+		desk_ops->act_free(b, y);
+		for (int k = 0; k < 4; k++) {
+			desk_ops->weight_free(b, w[k]);
+			matrix_free(m[k]);
+		}
+		desk_ops->close(b);
+	}
+	free(got);
+}
+
+/* What a product sees of what an operation wrote is what it sees when something has been
+ * queued between, which keeps the values: whoever makes the int8 form. */
+struct beside {
+	const char *name;
+	uint32_t width;
+	int kind;
+	void (*make)(struct backend *b, const struct norm *n, int kind, struct act *x, struct act *y);     /* into x */
+};
+
+static void beside_norm(struct backend *b, const struct norm *n, int kind, struct act *x, struct act *y)
+{
+	(void)kind, (void)y;
+	desk_ops->norm(b, n, x, x);
+}
+
+static void beside_add_norm(struct backend *b, const struct norm *n, int kind, struct act *x, struct act *y)
+{
+	(void)kind;
+	if (desk_ops->add_norm)
+		desk_ops->add_norm(b, n, y, x, y, x);
+}
+
+static void beside_glu(struct backend *b, const struct norm *n, int kind, struct act *x, struct act *y)
+{
+	(void)n;
+	desk_ops->glu(b, (enum glu_kind)kind, y, x, x);
+}
+
+static void beside_play(const struct beside *o, struct place p, struct matrix *const *m, bool apart, float *out)
+{
+	struct batch_row rows[3] = { { 5, 0, 0 }, { 0, 0, 1 }, { TOKENS - 1, 0, 2 } };
+	struct batch_seq seq = { .window = { 4, 60 } };
+	const struct batch batch = { .n_row = 3, .n_seq = 1, .rows = rows, .seqs = &seq };
+	struct backend *b = place_open(p, 4);
+	struct weight *w[4];
+	struct act *x, *y, *z;
+
+	for (int k = 0; k < 4; k++)
+		w[k] = matrix_load(b, m[k]);
+	const struct norm n = { (enum norm_kind)o->kind, o->width, 1e-5f, w[2], NULL };
+
+	assert_int_equal(desk_ops->act_new(b, o->width, &x), 0);
+	assert_int_equal(desk_ops->act_new(b, o->width, &y), 0);
+	assert_int_equal(desk_ops->act_new(b, m[3]->n_out, &z), 0);
+	desk_ops->begin(b, NULL, &batch);
+	desk_ops->embed(b, w[0], 1, x);
+	desk_ops->embed(b, w[1], 1, y);
+	o->make(b, &n, o->kind, x, y);
+	if (apart)
+		desk_ops->clamp(b, INFINITY, x);
+	desk_ops->matmul(b, w[3], NULL, x, z);
+	desk_ops->read(b, z, out);
+	assert_int_equal(desk_ops->end(b, NULL), 0);
+	desk_ops->act_free(b, x);
+	desk_ops->act_free(b, y);
+	desk_ops->act_free(b, z);
+	for (int k = 0; k < 4; k++)
+		desk_ops->weight_free(b, w[k]);
+	desk_ops->close(b);
+}
+
+static void planes_beside(void **state)
+{
+	static const struct beside all[] = {
+		{ "norm", 32, NORM_RMS, beside_norm }, { "norm", 96, NORM_LAYER, beside_norm },
+		{ "norm", 576, NORM_RMS, beside_norm }, { "norm", 3008, NORM_RMS, beside_norm },
+		{ "norm", 9024, NORM_LAYER, beside_norm }, { "sum and norm", 96, NORM_RMS, beside_add_norm },
+		{ "sum and norm", 3008, NORM_LAYER, beside_add_norm }, { "glu", 32, GLU_SILU, beside_glu },
+		{ "glu", 96, GLU_GELU_TANH, beside_glu }, { "glu", 1536, GLU_SILU, beside_glu },
+		{ "glu", 576, GLU_SWIGLU_CLAMPED, beside_glu }, { "glu", 9024, GLU_RELU, beside_glu },
+	};
+	float beside[3 * 17], apart[3 * 17];
+	struct rng r = { 13 };
+	struct place p;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		const uint32_t width = all[i].width;
+		struct matrix *m[4] = { matrix_random(&r, QUANT_F32, width, TOKENS, 1), matrix_random(&r, QUANT_F32, width, TOKENS, 2),
+		                        matrix_random(&r, QUANT_F32, width, 1, 1), matrix_random(&r, QUANT_Q8_0, width, 17, 1) };
+
+		((float *)(void *)m[0]->bytes)[31] = NAN;        /* of token 0: row 1 */
+		for (size_t k = 0; place_at(k, &p); k++) {
+			beside_play(&all[i], p, m, false, beside);
+			beside_play(&all[i], p, m, true, apart);
+			if (memcmp(beside, apart, sizeof beside))
+				fail_msg("%s of %u: a product right after it has other bits", all[i].name, width);
+			assert_true(beside[0] != 0 && beside[0] - beside[0] == 0);
+			/* the CPU's int8 form loses it */
+			assert_true(desk_ops == &backend_cpu || beside[17] != beside[17]);
+		}
+		for (int k = 0; k < 4; k++)
+			matrix_free(m[k]);
+	}
+}
+
 /* ---- the pool ---- */
 
 struct marks { atomic_uint count[1000]; atomic_uint who[8]; };
@@ -435,6 +590,61 @@ static void pool_items(void **state)
 	pool_close(NULL);
 }
 
+/* A processor that is shared, as the caller sees it: its time is taken away while workers
+ * take part. */
+struct shared { atomic_bool together; bool before, free; };
+
+static double seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void share(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct timespec ms = { .tv_nsec = 1000000 };
+	struct shared *s = ctx;
+	double end = seconds() + 1e-3;
+
+	(void)item;
+	if (worker != 0)
+		atomic_store(&s->together, true);
+	if (worker != 0 || (s->before && !s->free))
+		nanosleep(&ms, NULL);
+	while (seconds() < end)
+		;
+}
+
+/* Until every job has been so for longer than a trial. */
+static void until(struct pool *p, struct shared *s, bool together)
+{
+	double now = seconds(), end = now + 60, since = now;
+
+	while (now < end && now - since < 0.15) {
+		pool_run(p, share, s, 8);
+		s->before = atomic_exchange(&s->together, false);
+		now = seconds();
+		since = s->before == together ? since : now;
+	}
+	assert_true(now - since >= 0.15);
+}
+
+static void pool_works_alone(void **state)
+{
+	struct shared s = { .free = false };
+	struct pool *p;
+
+	(void)state;
+	assert_int_equal(pool_open(&p, 3), 0);
+	until(p, &s, true);
+	until(p, &s, false);
+	s.free = true;
+	until(p, &s, true);
+	pool_close(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -443,7 +653,12 @@ int main(void)
 		cmocka_unit_test(bad_token),
 		cmocka_unit_test(select_rows),
 		cmocka_unit_test(act_written_again),
+		cmocka_unit_test(fused_norm),
+		cmocka_unit_test(planes_beside),
+		cmocka_unit_test(top_as_sorted),
+		cmocka_unit_test(top_whoever_is_there),
 		cmocka_unit_test(pool_items),
+		cmocka_unit_test(pool_works_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

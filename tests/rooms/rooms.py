@@ -22,7 +22,7 @@ GROUPS = {  # what a system header belongs to, by the beginning of its name
     'event2/': 'libevent', 'event.h': 'libevent', 'msgpack': 'msgpack', 'sqlite3': 'sqlite',
     'pcre2': 'pcre2', 'ini.h': 'inih', 'xxhash': 'xxhash', 'systemd/sd-journal': 'journal',
     'systemd/': 'systemd', 'editline/': 'libedit', 'histedit': 'libedit', 'pthread': 'pthread',
-    'cuda': 'cuda', 'cublas': 'cuda', 'immintrin': 'simd', 'x86intrin': 'simd', 'cpuid': 'simd',
+    'cuda': 'cuda', 'cublas': 'cuda', 'type_traits': 'cuda', 'immintrin': 'simd', 'x86intrin': 'simd', 'cpuid': 'simd',
     'arm_neon': 'simd', 'sys/socket': 'sockets', 'sys/un.h': 'sockets', 'netinet/': 'sockets',
     'arpa/': 'sockets', 'netdb': 'sockets', 'sys/epoll': 'epoll', 'cmocka': 'cmocka',
 }

@@ -1,0 +1,225 @@
+/*
+ * What the machine gives at best, as one object of JSON: the floors of the bench.
+ *
+ *     tests/bench/probe [MEGABYTES [SECONDS]]          512, 0.5
+ *
+ * Bytes a second that threads read from memory, each its part of a buffer that no cache
+ * holds; and multiply-adds a second of eight-bit integers (VNNI), counted as two
+ * operations.  The best of the passes within SECONDS counts: a limit is no mean.
+ * No instruction here is one that the processor lacks: null stands for its figure.
+ */
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define THREADS_MOST 64
+#define ROUNDS 4096u             /* of the integer loop, between two looks at the clock */
+
+struct part {
+	pthread_t thread;
+	pthread_barrier_t *start;
+	const uint64_t *data;
+	size_t n;                      /* words */
+	double begin, end;
+	uint64_t sum;                  /* what was read is used */
+};
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- memory ---- */
+
+static uint64_t read_plain(const uint64_t *p, size_t n)
+{
+	uint64_t s[8] = { 0 };
+	size_t i;
+	int k;
+
+	for (i = 0; i + 8 <= n; i += 8)
+		for (k = 0; k < 8; k++)
+			s[k] += p[i + (size_t)k];
+	return s[0] + s[1] + s[2] + s[3] + s[4] + s[5] + s[6] + s[7];
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) static uint64_t read_avx512(const uint64_t *p, size_t n)
+{
+	__m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+	size_t i;
+
+	for (i = 0; i + 32 <= n; i += 32) {
+		_mm_prefetch((const char *)(p + i + 512), _MM_HINT_T0);    /* past the end it does nothing */
+		a = _mm512_add_epi64(a, _mm512_loadu_si512(p + i));
+		b = _mm512_add_epi64(b, _mm512_loadu_si512(p + i + 8));
+		c = _mm512_add_epi64(c, _mm512_loadu_si512(p + i + 16));
+		d = _mm512_add_epi64(d, _mm512_loadu_si512(p + i + 24));
+	}
+	return (uint64_t)_mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_add_epi64(a, b), _mm512_add_epi64(c, d)));
+}
+
+/* 16 sums of their own hide the latency of any core so far; by names, for the compiler keeps an array in memory. */
+#define SUMS(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15)
+#define SUM_ZERO(k) __m512i s##k = _mm512_setzero_si512();
+#define SUM_STEP(k) s##k = _mm512_dpbusd_epi32(s##k, x, x); __asm__ volatile("" : "+v"(s##k));    /* each, each time */
+#define SUM_ADD(k) all = _mm512_add_epi32(all, s##k);
+
+__attribute__((target("avx512f,avx512vnni"))) static uint64_t integers_avx512(void)
+{
+	const __m512i x = _mm512_set1_epi8(1);
+	__m512i all = _mm512_setzero_si512();
+	unsigned i;
+
+	SUMS(SUM_ZERO)
+	for (i = 0; i < ROUNDS; i++) {
+		SUMS(SUM_STEP)
+	}
+	SUMS(SUM_ADD)
+	return (uint64_t)_mm512_reduce_add_epi32(all);
+}
+#endif
+
+static bool has(const char *what)
+{
+#if defined(__x86_64__)
+	__builtin_cpu_init();
+	return !strcmp(what, "vnni") ? __builtin_cpu_supports("avx512vnni") : __builtin_cpu_supports("avx512f");
+#else
+	(void)what;
+	return false;
+#endif
+}
+
+static void *part_read(void *arg)
+{
+	struct part *p = arg;
+
+	pthread_barrier_wait(p->start);
+	p->begin = now();
+#if defined(__x86_64__)
+	p->sum = has("avx512f") ? read_avx512(p->data, p->n) : read_plain(p->data, p->n);
+#else
+	p->sum = read_plain(p->data, p->n);
+#endif
+	p->end = now();
+	return NULL;
+}
+
+static void *part_count(void *arg)
+{
+	struct part *p = arg;
+	size_t i;
+
+	pthread_barrier_wait(p->start);
+	p->begin = now();
+	for (i = 0; i < p->n; i++) {
+#if defined(__x86_64__)
+		p->sum += integers_avx512();
+#endif
+	}
+	p->end = now();
+	return NULL;
+}
+
+/* Seconds from the first's begin to the last's end. */
+static double together(struct part *parts, unsigned n, void *(*run)(void *))
+{
+	pthread_barrier_t start;
+	double begin = 1e300, end = 0;
+	unsigned i;
+
+	pthread_barrier_init(&start, NULL, n);
+	for (i = 0; i < n; i++) {
+		parts[i].start = &start;
+		if (pthread_create(&parts[i].thread, NULL, run, &parts[i])) {
+			fprintf(stderr, "probe: no thread\n");
+			exit(1);
+		}
+	}
+	for (i = 0; i < n; i++) {
+		pthread_join(parts[i].thread, NULL);
+		begin = parts[i].begin < begin ? parts[i].begin : begin;
+		end = parts[i].end > end ? parts[i].end : end;
+	}
+	pthread_barrier_destroy(&start);
+	return end - begin;
+}
+
+/* The best of the passes, of amount each, within that time. */
+static double best(struct part *parts, unsigned n, void *(*run)(void *), double amount, double seconds)
+{
+	const double begin = now();
+	double most = 0;
+
+	do {
+		const double each = amount / together(parts, n, run);
+
+		most = each > most ? each : most;
+	} while (now() - begin < seconds);
+	return most;
+}
+
+static double reading(const uint64_t *data, size_t n_byte, unsigned n, double seconds)
+{
+	struct part parts[THREADS_MOST] = { { 0 } };
+	const size_t words = n_byte / 8 / n / 32 * 32;
+	unsigned i;
+
+	for (i = 0; i < n; i++) {
+		parts[i].data = data + i * words;
+		parts[i].n = words;
+	}
+	return best(parts, n, part_read, 8.0 * (double)words * n, seconds);
+}
+
+static double counting(unsigned n, double seconds)
+{
+	struct part parts[THREADS_MOST] = { { 0 } };
+	unsigned i;
+
+	for (i = 0; i < n; i++)
+		parts[i].n = 512;
+	return best(parts, n, part_count, 2.0 * 64 * 16 * ROUNDS * 512 * n, seconds);
+}
+
+int main(int argc, char **argv)
+{
+	const size_t n_byte = (size_t)(argc > 1 ? atol(argv[1]) : 512) << 20;
+	const double seconds = argc > 2 ? atof(argv[2]) : 0.5;
+	const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	uint64_t *data = n_byte ? aligned_alloc(64, n_byte) : NULL;
+	unsigned n;
+
+	if (!data) {
+		fprintf(stderr, "probe: no memory\n");
+		return 1;
+	}
+	memset(data, 1, n_byte);
+	printf("{\"bytes\": %zu, \"read_bytes_per_second\": {", n_byte);
+	for (n = 1; n <= 2; n++)
+		printf("%s\"%u\": %.0f", n > 1 ? ", " : "", n, reading(data, n_byte, n, seconds));
+	printf("}, \"int8_operations_per_second\": {");
+	for (n = 1; n <= 2; n++) {
+		printf("%s\"%u\": ", n > 1 ? ", " : "", n);
+		if (has("vnni"))
+			printf("%.0f", counting(n, seconds));
+		else
+			printf("null");
+	}
+	printf("}, \"cores\": %ld}\n", cores);
+	free(data);
+	return 0;
+}

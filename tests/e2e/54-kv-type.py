@@ -1,0 +1,34 @@
+"""Caches of eight bits: the same answer after SIGKILL, and a session goes on when the type changes."""
+from harness import Daemon, book, check, check_equal
+
+HALVES, BYTES = ('--kv-type', 'f16'), ('--kv-type', 'q8')
+SHAPE = dict(raw=True, sinks=4, window=60, seed=21, temperature=1, top_k=0, top_p=1, min_p=0)
+
+
+def begin(d, name):
+    c = d.rpc()
+    c.call('session.create', session=name, **SHAPE)
+    c.call('session.append', session=name, text=book(2000).decode(), wait=True)
+    c.call('session.generate', session=name, max_tokens=40)
+    d.idle(name)
+
+
+def go_on(d, name):
+    d.rpc().call('session.generate', session=name, max_tokens=60)
+    d.idle(name)
+    return d.transcript(name)
+
+
+with Daemon(*BYTES) as d:
+    for name in 'whole', 'killed', 'changed':
+        begin(d, name)
+    want = go_on(d, 'whole')
+    d.kill()
+    d.start()
+    check_equal(go_on(d, 'killed'), want, 'the answer after SIGKILL')
+    d.stop()
+    d.args = [HALVES[1] if a == BYTES[1] else a for a in d.args]
+    said = len(d.log_text())
+    d.start()
+    go_on(d, 'changed')
+    check('another layout' in d.log_text()[said:], 'a checkpoint of the other type is named in the log')
