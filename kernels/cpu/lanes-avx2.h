@@ -85,6 +85,20 @@ INLINE float v_most(v16 x)
 	z = _mm_max_ps(z, _mm_movehl_ps(z, z));
 	return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
 }
+/* Of numbers without a sign, as their bits are ordered: a NaN is above all. */
+INLINE __m256 max_size_(__m256 a, __m256 b)
+{
+	return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+INLINE v16 v_max_size(v16 x, v16 y) { BOTH(max_size_(x.a, y.a), max_size_(x.b, y.b)); }
+INLINE float v_most_size(v16 x)
+{
+	__m256i y = _mm256_castps_si256(max_size_(x.a, x.b));
+	__m128i z = _mm_max_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+
+	z = _mm_max_epi32(z, _mm_unpackhi_epi64(z, z));
+	return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(z, _mm_shuffle_epi32(z, 1))));
+}
 INLINE void v_store(float *p, v16 x)
 {
 	_mm256_storeu_ps(p, x.a);

@@ -64,6 +64,20 @@ INLINE float v_most(v16 a)
 	y = _mm_max_ps(y, _mm_movehl_ps(y, y));
 	return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
 }
+/* Of numbers without a sign, as their bits are ordered: a NaN is above all. */
+INLINE v16 v_max_size(v16 a, v16 b)
+{
+	return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+INLINE float v_most_size(v16 a)
+{
+	__m512i i = _mm512_castps_si512(a);
+	__m256i x = _mm256_max_epi32(_mm512_castsi512_si256(i), _mm512_extracti64x4_epi64(i, 1));
+	__m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+
+	y = _mm_max_epi32(y, _mm_unpackhi_epi64(y, y));
+	return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(y, _mm_shuffle_epi32(y, 1))));
+}
 INLINE void v_store(float *p, v16 a) { _mm512_storeu_ps(p, a); }
 INLINE void v_store_f16(uint16_t *p, v16 a)
 {
@@ -84,7 +98,6 @@ INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 	_mm_storeu_si128((void *)low, _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(h, 7))));
 	return q;
 }
-/* As unsigned numbers: what a NaN became may wrap. */
 INLINE int32_t v_total(v16i a)
 {
 	__m256i x = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));

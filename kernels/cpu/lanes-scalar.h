@@ -66,6 +66,23 @@ static inline float v_most(v16 a)
 	return a.f[0];
 }
 
+/* Of numbers without a sign, as their bits are ordered: a NaN is above all. */
+static inline int32_t bits_(float x)
+{
+	int32_t i;
+
+	memcpy(&i, &x, 4);
+	return i;
+}
+static inline v16 v_max_size(v16 a, v16 b) { LANES(bits_(a.f[l]) > bits_(b.f[l]) ? a.f[l] : b.f[l]); }
+static inline float v_most_size(v16 a)
+{
+	for (int l = 1; l < 16; l++)
+		if (bits_(a.f[l]) > bits_(a.f[0]))
+			a.f[0] = a.f[l];
+	return a.f[0];
+}
+
 static inline void v_store(float *p, v16 a)
 {
 	memcpy(p, a.f, sizeof(a.f));
@@ -110,11 +127,11 @@ static inline v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 
 static inline int32_t v_total(v16i a)
 {
-	uint32_t sum = 0;
+	int32_t sum = 0;
 
 	for (int l = 0; l < 16; l++)
-		sum += (uint32_t)a.i[l];
-	return (int32_t)sum;
+		sum += a.i[l];
+	return sum;
 }
 
 static inline v16i v_join(v16i high, v16i low)
