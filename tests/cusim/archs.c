@@ -27,16 +27,6 @@ static const struct { size_t run, n_token; bool exact; double most; } ways[] = {
 static bool verbose;
 static double worst[2];
 
-static double furthest(const double *a, const double *b, size_t n)
-{
-	double most = 0;
-	size_t i;
-
-	for (i = 0; i < n; i++)
-		most = fabs(a[i] - b[i]) > most || isnan(a[i]) ? fabs(a[i] - b[i]) : most;
-	return most;
-}
-
 static void way(const char *name, const char *path, const struct vectors *v, size_t w)
 {
 	const struct run *run = &v->runs[ways[w].run];

@@ -26,16 +26,6 @@ static const struct { const char *mode; uint32_t chunk; enum kv_type type; doubl
 };
 #define N_WAY (sizeof ways / sizeof ways[0])
 
-static double furthest(const double *a, const double *b, size_t n)
-{
-	double most = 0;
-	size_t i;
-
-	for (i = 0; i < n; i++)
-		most = fabs(a[i] - b[i]) > most || isnan(a[i]) ? fabs(a[i] - b[i]) : most;
-	return most;
-}
-
 static void way(const char *name, const char *path, const struct vectors *v, size_t w, double **first)
 {
 	const struct rig_params p = { .n_chunk = 32, .type = ways[w].type, .most = { 16, 80 } };

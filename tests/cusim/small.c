@@ -28,7 +28,7 @@ int main(int argc, char **argv)
 {
 	const char *top = argc > 1 ? argv[1] : getenv("srcdir");
 	const char *path = model_path("SINKD_SMALL_MODEL", "SmolLM2-135M-Instruct.Q4_1.gguf");
-	double want[N] = { 0 }, nll[N] = { 0 }, far = 0, begin;
+	double want[N] = { 0 }, nll[N] = { 0 }, far, begin;
 	char folder[2048];
 	struct vectors v;
 
@@ -45,8 +45,7 @@ int main(int argc, char **argv)
 	nll_of(path, &backend_cpu, true, KV_F32, v.tokens, want);
 	begin = now();
 	nll_of(path, NULL, false, KV_F16, v.tokens, nll);
-	for (unsigned i = 0; i + 1 < N; i++)
-		far = fabs(nll[i] - want[i]) > far || isnan(nll[i]) ? fabs(nll[i] - want[i]) : far;
+	far = furthest(nll, want, N - 1);
 	check(want[N - 2] > 0 && far < 2e-2, "%u tokens, %u+%u: every nll within 2e-2 of the CPU backend's (furthest %.2g, %.1f s)", N - 1,
 	      window.n_sink, window.n_recent, far, now() - begin);
 	vectors_free(&v);

@@ -41,26 +41,6 @@ static void say(bool ok, const char *what, const struct golden *g, const struct 
 		check(ok, "%s %u+%u: %s (furthest %.2g%s)", g->name, run->window.n_sink, run->window.n_recent, what, far, unit);
 }
 
-static double furthest(const double *a, const double *b, size_t n)
-{
-	double most = 0;
-	size_t i;
-
-	for (i = 0; i < n; i++)
-		most = fabs(a[i] - b[i]) > most || isnan(a[i]) ? fabs(a[i] - b[i]) : most;
-	return most;
-}
-
-static double mean(const double *x, size_t n)
-{
-	double sum = 0;
-	size_t i;
-
-	for (i = 0; i < n; i++)
-		sum += x[i];
-	return sum / (double)n;
-}
-
 static bool open_for(struct rig *r, const char *path, const struct run *run, const char *isa)
 {
 	const struct rig_params p = {

@@ -19,6 +19,26 @@ extern const struct backend_ops RIG_BACKEND;
 
 static int n_failed;
 
+double furthest(const double *a, const double *b, size_t n)
+{
+	double most = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		most = fabs(a[i] - b[i]) > most || isnan(a[i]) ? fabs(a[i] - b[i]) : most;
+	return most;
+}
+
+double mean(const double *x, size_t n)
+{
+	double sum = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		sum += x[i];
+	return sum / (double)n;
+}
+
 void check(bool ok, const char *fmt, ...)
 {
 	va_list ap;

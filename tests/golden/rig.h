@@ -75,6 +75,10 @@ void rig_feed(struct rig *r, struct timeline *t, const int32_t *ids, size_t n, u
 /* nll[i] of ids[i + 1] for all i < n - 1, from a fresh session. */
 void rig_nll(struct rig *r, struct window w, bool exact, const int32_t *ids, size_t n, uint32_t chunk, double *nll);
 
+/* The largest difference; NaN where a has one. */
+double furthest(const double *a, const double *b, size_t n);
+double mean(const double *x, size_t n);
+
 /* Counts a failure and says so; check_status() is what main returns. */
 void check(bool ok, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int check_status(void);

@@ -13,24 +13,12 @@
 
 #include "tests/golden/rig.h"
 
-static double mean(const double *x, size_t n)
-{
-	double sum = 0;
-	size_t i;
-
-	for (i = 0; i < n; i++)
-		sum += x[i];
-	return sum / (double)n;
-}
-
 static void exact_check(struct rig *r, const struct vectors *v, const struct run *run, uint32_t chunk, double *nll)
 {
-	double far = 0, begin = now();
-	size_t i;
+	double far, begin = now();
 
 	rig_nll(r, run->window, true, v->tokens, v->n_token, chunk, nll);
-	for (i = 0; i < run->n; i++)
-		far = fabs(nll[i] - run->nll[i]) > far || isnan(nll[i]) ? fabs(nll[i] - run->nll[i]) : far;
+	far = furthest(nll, run->nll, run->n);
 	check(far < 2e-3, "%u+%u exact, chunk %u: every nll within 2e-3 (furthest %.2g, %.1f s)",
 	      run->window.n_sink, run->window.n_recent, chunk, far, now() - begin);
 }

@@ -22,16 +22,6 @@ static bool same(const double *a, const double *b, size_t n)
 	return memcmp(a, b, n * sizeof *a) == 0;
 }
 
-static double furthest(const double *a, const double *b, size_t n)
-{
-	double most = 0;
-	size_t i;
-
-	for (i = 0; i < n; i++)
-		most = fabs(a[i] - b[i]) > most || isnan(a[i]) ? fabs(a[i] - b[i]) : most;
-	return most;
-}
-
 /* Every window of the vectors on one machine; first: the values that all others
  * must equal bitwise ([run][mode][token]; filled where NULL). */
 static void machine(const char *name, const char *path, const struct vectors *v, size_t which, double *first[16][2])
