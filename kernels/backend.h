@@ -242,6 +242,7 @@ struct backend_ops {
 	void (*softcap)(struct backend *b, float cap, struct act *x);
 	/* x = min(max(x, -most), most) */
 	void (*clamp)(struct backend *b, float most, struct act *x);
+
 	/* ---- fusions: NULL where there is none; the same bits as what they stand for ---- */
 	/* sum = x + y; out = norm(sum), of whole rows.  sum may be x or y, out may be the other. */
 	void (*add_norm)(struct backend *b, const struct norm *n, const struct act *x, const struct act *y,
@@ -256,8 +257,8 @@ struct backend_ops {
 	                      const struct act *in, struct act *out);
 	/* out = x * weight of the row's which-th expert, added to what out is when which > 0 */
 	void (*add_routed)(struct backend *b, uint32_t which, const struct act *x, struct act *out);
-	/* NULL where the host reads values as easily.  dst [rows]: of every current row, on
-	 * the host; completes everything queued before it.  A read may follow. */
+	/* dst [rows]: of every current row, on the host; completes everything queued before
+	 * it.  A read may follow. */
 	void (*candidates)(struct backend *b, const struct act *a, struct candidates *dst);
 	/* Copies the current rows to the host: dst [rows][width of a]; completes
 	 * everything queued before it. */

@@ -250,12 +250,9 @@ void model_begin(struct model *m, struct kv *kv, const struct batch *batch)
 	begin(&p, kv);
 }
 
-bool model_candidates(struct model *m, struct candidates *out)
+void model_candidates(struct model *m, struct candidates *out)
 {
-	if (!m->ops->candidates)
-		return false;
 	m->ops->candidates(m->backend, m->act.logits, out);
-	return true;
 }
 
 void model_logits(struct model *m, float *out)

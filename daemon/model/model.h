@@ -65,9 +65,9 @@ int model_forward(struct model *m, struct kv *kv, const struct batch *b, float *
                   const struct forward_dump *dump, struct reason *why);
 /* The same in parts, for logits that are looked at where they are: between begin and
  * end they may be asked for, where n_output is not 0, candidates [n_output] first.
- * What is given is of use only when end says 0.  False: this backend has none. */
+ * What is given is of use only when end says 0. */
 void model_begin(struct model *m, struct kv *kv, const struct batch *b);
-bool model_candidates(struct model *m, struct candidates *out);
+void model_candidates(struct model *m, struct candidates *out);
 void model_logits(struct model *m, float *out);
 int model_end(struct model *m, struct reason *why);
 

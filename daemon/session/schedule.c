@@ -245,11 +245,14 @@ static void tell_progress(struct timeline *t)
 static void choose(struct engine *e, const struct batch *b)
 {
 	size_t n_vocab = model_info(e->model)->n_vocab;
-	bool whole = false, top = b->n_output > 0 && model_candidates(e->model, e->tops);
+	bool whole = false;
 	uint32_t i;
 
+	if (b->n_output == 0)
+		return;
+	model_candidates(e->model, e->tops);
 	for (i = 0; i < b->n_output; i++) {
-		e->chosen[i] = top ? generate_pick(e->choosers[i], &e->tops[i], NULL) : SAMPLE_WHOLE_ROW;
+		e->chosen[i] = generate_pick(e->choosers[i], &e->tops[i], NULL);
 		whole = whole || e->chosen[i] == SAMPLE_WHOLE_ROW;
 	}
 	if (!whole)

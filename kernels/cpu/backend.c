@@ -208,6 +208,7 @@ static void cpu_close(struct backend *b)
 	}
 	free(b->scratch);
 	free(b->choices);
+	cpu_top_free(b);
 	free(b);
 }
 
@@ -235,7 +236,7 @@ static int cpu_open(struct backend **out, const struct backend_params *p, struct
 	}
 	b->scratch = calloc(n_thread, sizeof(*b->scratch));
 	b->choices = calloc(p->n_row_max, sizeof(*b->choices));
-	if (!b->scratch || !b->choices) {
+	if (!b->scratch || !b->choices || cpu_top_new(b) < 0) {
 		rc = cpu_why(why, -ENOMEM, "out of memory");
 		goto out;
 	}
@@ -293,5 +294,6 @@ const struct backend_ops backend_cpu = {
 	.embed = cpu_embed, .norm = cpu_norm, .matmul = cpu_matmul, .store = cpu_store,
 	.attend = cpu_attend, .glu = cpu_glu, .add = cpu_add, .select = cpu_select,
 	.softcap = cpu_softcap, .clamp = cpu_clamp,
-	.route = cpu_route, .matmul_routed = cpu_matmul_routed, .add_routed = cpu_add_routed, .read = cpu_read,
+	.route = cpu_route, .matmul_routed = cpu_matmul_routed, .add_routed = cpu_add_routed,
+	.candidates = cpu_candidates, .read = cpu_read,
 };

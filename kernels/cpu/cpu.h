@@ -5,6 +5,7 @@
  *   weight.c   packing                          rope.c    phases to sines
  *   matmul.c   products, experts                cache.c   the slots' bytes, store
  *   ops.c      everything by rows               attend.c  queries against the cache
+ *   top.c      the largest logits
  *   isa-*.c    inner loops of an instruction set (isa.h)
  *
  * One thread owns a backend; workers touch an operation's data only while the
@@ -106,6 +107,7 @@ struct backend {
 	struct choice *choices;          /* [n_row_max], of the last route */
 	uint32_t n_used;
 	struct rope_table ropes[ROPE_TABLES];
+	struct top_row *tops;            /* top.c's room */
 };
 
 /* memory: zeroed, 64-byte aligned; large blocks are mapped and cost nothing
@@ -174,6 +176,9 @@ void cpu_add(struct backend *b, const struct act *x, const struct act *y, struct
 void cpu_select(struct backend *b, const struct act *in, struct act *out);
 void cpu_softcap(struct backend *b, float cap, struct act *x);
 void cpu_clamp(struct backend *b, float most, struct act *x);
+int cpu_top_new(struct backend *b);      /* 0 or -ENOMEM */
+void cpu_top_free(struct backend *b);
+void cpu_candidates(struct backend *b, const struct act *a, struct candidates *dst);
 void cpu_read(struct backend *b, const struct act *a, float *dst);
 
 #endif

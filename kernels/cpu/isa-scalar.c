@@ -12,4 +12,5 @@
 #include "kernels/cpu/dot.inc"
 #include "kernels/cpu/attend.inc"
 #include "kernels/cpu/attend8.inc"
+#include "kernels/cpu/top.inc"
 #include "kernels/cpu/table.inc"

@@ -114,6 +114,21 @@ struct partial {
 	float *o;
 };
 
+/* ---- the largest values of a row, a stretch at a time ---- */
+
+#define TOP_GROUPS 64u                   /* a bound for each */
+#define TOP_ROOM 128u                    /* keys of a stretch */
+
+struct top_part {
+	float bound[TOP_GROUPS];         /* the largest of each group */
+	uint64_t keys[TOP_ROOM];         /* of a value and its place, see top.c */
+	uint32_t n;
+	bool full;                       /* the first CANDIDATES of them are in order, and none before them is left */
+	float sum;
+};
+
+void cpu_top_push(struct top_part *p, float x, uint32_t id);
+
 struct isa {
 	const char *name;                /* backend_params.isa */
 	const char *title;               /* for people */
@@ -134,6 +149,11 @@ struct isa {
 	 * n_same % 16 = 0 */
 	void (*to_q8)(const float *x, uint32_t n, uint32_t n_same, uint8_t *q, uint16_t *d);
 	void (*to_f16)(const float *x, uint16_t *dst, size_t n);    /* clamped to finite halves */
+	/* bound [TOP_GROUPS]: each at most the largest value of a group of its own, and at least one of them
+	 * the row's largest */
+	void (*top_bounds)(const float *x, uint32_t n, float *bound);
+	/* Of x[first..end-1]: keys of what is not below least, the sum of e^(x - most) */
+	void (*top_collect)(const float *x, uint32_t first, uint32_t end, float least, float most, struct top_part *p);
 	void (*attend)(const struct split *s);
 	void (*merge)(struct partial *into, const struct partial *p, uint32_t dim_pad);
 	void (*finish)(const struct partial *p, float *out, uint32_t n);

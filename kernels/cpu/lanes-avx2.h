@@ -85,6 +85,11 @@ INLINE float v_most(v16 x)
 	z = _mm_max_ps(z, _mm_movehl_ps(z, z));
 	return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
 }
+INLINE unsigned v_below(v16 x, v16 y)
+{
+	return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ))
+	       | (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ)) << 8;
+}
 /* Of numbers without a sign, as their bits are ordered: a NaN is above all. */
 INLINE __m256 max_size_(__m256 a, __m256 b)
 {

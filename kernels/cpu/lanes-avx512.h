@@ -47,6 +47,7 @@ INLINE v16 v_less(v16 a, v16 b, v16 x, v16 y)
 {
 	return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
 }
+INLINE unsigned v_below(v16 a, v16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 INLINE __m256 upper_(v16 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)); }
 INLINE float v_sum(v16 a)
 {

@@ -49,6 +49,16 @@ static inline v16 v_pick(unsigned mask, v16 a, v16 b) { LANES(mask >> l & 1 ? a.
 /* x where a < b, else y */
 static inline v16 v_less(v16 a, v16 b, v16 x, v16 y) { LANES(a.f[l] < b.f[l] ? x.f[l] : y.f[l]); }
 
+/* lanes where a < b */
+static inline unsigned v_below(v16 a, v16 b)
+{
+	unsigned mask = 0;
+
+	for (int l = 0; l < 16; l++)
+		mask |= (unsigned)(a.f[l] < b.f[l]) << l;
+	return mask;
+}
+
 /* One tree: lanes 8 apart, then 4, 2, 1. */
 static inline float v_sum(v16 a)
 {

@@ -44,6 +44,7 @@ struct bench {
 	struct rig r;
 	uint64_t weight_bytes, n_weight;       /* of the matrices that a token goes through */
 	struct timeline t[SESSIONS_MOST];
+	struct candidates tops[SESSIONS_MOST];
 	double *times;                         /* of steps, seconds */
 	bool rows;                             /* a row was printed */
 };
@@ -104,7 +105,8 @@ static int32_t token(const struct bench *b, uint64_t pos)
 	return (int32_t)(pos * 7919 % (b->r.n_vocab - 300) + 259);
 }
 
-/* One token of each of n sessions from first on. */
+/* One token of each of n sessions from first on, and the next ones' candidates, as the
+ * daemon asks for them. */
 static void step_of(struct bench *b, uint32_t first, uint32_t n)
 {
 	struct batch_row rows[SESSIONS_MOST];
@@ -121,7 +123,9 @@ static void step_of(struct bench *b, uint32_t first, uint32_t n)
 		outputs[i] = i;
 		t->pos++;
 	}
-	if (model_forward(b->r.model, b->r.kv, &batch, b->r.logits, NULL, &why))
+	model_begin(b->r.model, b->r.kv, &batch);
+	model_candidates(b->r.model, b->tops);
+	if (model_end(b->r.model, &why))
 		give_up("a step", why.text);
 }
 

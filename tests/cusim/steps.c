@@ -181,7 +181,8 @@ static int32_t choose(struct bench *b, uint64_t pos, int32_t id, bool whole)
 	int32_t got;
 
 	model_begin(b->r.model, b->kv, &batch);
-	got = model_candidates(b->r.model, &top) ? sampler_pick_top(b->sampler, &p, pos, &top, NULL, 0) : SAMPLE_WHOLE_ROW;
+	model_candidates(b->r.model, &top);
+	got = sampler_pick_top(b->sampler, &p, pos, &top, NULL, 0);
 	if (whole)
 		model_logits(b->r.model, b->logits);
 	return model_end(b->r.model, &why) == 0 ? got : -1;
