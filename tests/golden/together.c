@@ -105,7 +105,7 @@ static void fill(struct desk *d)
 	d->other = (struct place){ { .window = { 4, 20 } }, OTHER };
 }
 
-static float furthest(const float *a, const float *b, size_t n)
+static float furthest_logit(const float *a, const float *b, size_t n)
 {
 	float most = 0;
 	size_t i;
@@ -137,7 +137,7 @@ static void step(struct desk *d, size_t s)
 		batch_add(d, &d->alone[steps[s].first + i], 1, true);
 		batch_run(d);
 		same = same && !memcmp(want + i * n, d->r.logits, n * sizeof *want);
-		far = fmaxf(far, furthest(want + i * n, d->r.logits, n));
+		far = fmaxf(far, furthest_logit(want + i * n, d->r.logits, n));
 	}
 	check(same, "%s%s: %u sessions%s %u tokens of another, the bits of each alone (furthest %.2g)", d->name,
 	      steps[s].exact ? " exact" : "", steps[s].n, steps[s].n_chunk ? " and" : ", ", steps[s].n_chunk, (double)far);
