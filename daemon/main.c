@@ -121,6 +121,7 @@ static int start_engine(struct engine **out, const struct options *o, struct sto
 		.unload_seconds = o->unload_after,
 		.swap_bytes = config_amount_of(o->swap_memory, machine_memory()),
 		.kv_type = o->kv_type,
+		.n_act_bit = strcmp(o->activation_bits, "8") == 0 ? 8 : 15,
 		.sink_token = o->sink_token,
 		.window = { .n_sink = o->sinks, .n_recent = o->window },
 		.settings = settings_of(o),

@@ -42,6 +42,9 @@ static const struct config_row rows[] = {
 	  .help = "without work for that long the model is unloaded; the next request loads it again; 0: never" },
 	{ "kv-type", CONFIG_WORD, AT(kv_type), "f16", .words = "f16|q8", .unit = "TYPE",
 	  .help = "numbers in the caches: halves, or bytes (sinks stay halves): half the memory, and faster in long windows" },
+	{ "activation-bits", CONFIG_WORD, AT(activation_bits), "15", .words = "15|8", .unit = "N",
+	  .help = "of activations in products with quantized weights, on the CPU; 8: as other engines do, faster in long "
+	          "texts and with many sessions, and a little less exact" },
 	{ "chunk", CONFIG_COUNT, AT(chunk), "64", 1, 4096, .unit = "TOKENS",
 	  .help = "longest piece of text computed in one step" },
 	{ "sinks", CONFIG_COUNT, AT(sinks), "4", 0, 1048576, .unit = "TOKENS",

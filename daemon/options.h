@@ -12,7 +12,7 @@
 #include "daemon/base/error.h"
 
 struct options {
-	char *config, *model, *socket, *state, *backend, *cuda_module, *isa, *kv_type, *log_level, *sink_token;
+	char *config, *model, *socket, *state, *backend, *cuda_module, *isa, *kv_type, *activation_bits, *log_level, *sink_token;
 	uint32_t threads, slots, chunk, unload_after;
 	struct config_amount gpu_memory, swap_memory;
 	uint32_t sinks, window;

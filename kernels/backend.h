@@ -48,6 +48,7 @@ struct backend_params {
 	unsigned n_thread;     /* 0: as many as the process may run on */
 	uint32_t n_row_max;    /* most rows of a batch */
 	const char *isa;       /* NULL: the best; else "scalar", "avx2", "avx512" (CPU) */
+	unsigned n_act_bit;    /* of activations in products of integers: 0 or 15; 8 (CPU): faster, less exact */
 };
 
 /* ---- batches ---- */
@@ -154,7 +155,7 @@ struct kv_shape {
 
 /* Of this file: counts up with whatever changes in it, so that a module is not
  * taken for what it is not. */
-#define BACKEND_VERSION 3u
+#define BACKEND_VERSION 4u
 
 struct backend_ops {
 	/* These two stay first for ever: nothing else is looked at before they are known

@@ -235,7 +235,7 @@ static int open_backend(struct engine *e, bool *expected, struct reason *why)
 	const uint32_t usual = e->ops->own_slots ? SLOTS_MOST : SLOTS_USUAL;
 	const uint32_t n_slot = e->n_slot_asked > 0 ? e->n_slot_asked : usual;
 	const uint32_t n_row = e->n_chunk > ROWS_LEAST ? e->n_chunk : ROWS_LEAST;
-	struct backend_params bp = { .n_thread = e->p.n_thread, .n_row_max = n_row + n_slot, .isa = e->isa };
+	struct backend_params bp = { .n_thread = e->p.n_thread, .n_row_max = n_row + n_slot, .isa = e->isa, .n_act_bit = e->p.n_act_bit };
 	struct backend_why bad = { .text = "" };
 	int rc;
 

@@ -40,6 +40,7 @@ struct engine_params {
 	uint32_t unload_seconds;   /* without work, after which the model is unloaded; 0: never */
 	double slot_seconds;       /* that a busy session keeps its slot while others wait; 0: 10 */
 	const char *kv_type;       /* of the caches: f16 (NULL), q8 */
+	unsigned n_act_bit;        /* of activations in products of integers: 0 or 15; 8 (CPU) */
 	const char *sink_token;    /* spelling or id of a learned sink token; NULL: the model says */
 	struct window window;      /* of new sessions; n_recent 0: min(2000, n_ctx - 5) */
 	struct settings settings;  /* of new sessions */

@@ -222,10 +222,13 @@ static int cpu_open(struct backend **out, const struct backend_params *p, struct
 		return cpu_why(why, -EINVAL, "a batch of %u rows is not possible", p->n_row_max);
 	if (n_thread > THREADS_MOST)
 		n_thread = THREADS_MOST;
+	if (p->n_act_bit != 0 && p->n_act_bit != 15 && p->n_act_bit != 8)
+		return cpu_why(why, -EINVAL, "activations of %u bits: 15 or 8", p->n_act_bit);
 	b = calloc(1, sizeof(*b));
 	if (!b)
 		return cpu_why(why, -ENOMEM, "out of memory");
 	b->n_row_max = p->n_row_max;
+	b->n_plane = p->n_act_bit == 8 ? 1 : 2;
 	rc = choose_isa(p->isa, &b->isa, why);
 	if (rc < 0)
 		goto out;
@@ -240,8 +243,8 @@ static int cpu_open(struct backend **out, const struct backend_params *p, struct
 		rc = cpu_why(why, -ENOMEM, "out of memory");
 		goto out;
 	}
-	snprintf(b->description, sizeof(b->description), "cpu: %s, %u thread%s", b->isa->title,
-	         n_thread, n_thread == 1 ? "" : "s");
+	snprintf(b->description, sizeof(b->description), "cpu: %s, %u thread%s%s", b->isa->title,
+	         n_thread, n_thread == 1 ? "" : "s", b->n_plane == 1 ? ", activations of eight bits" : "");
 	*out = b;
 	b = NULL;
 out:

@@ -80,12 +80,13 @@ size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w)
 
 const char *cpu_kv_layout(const struct backend *b, enum kv_type type)
 {
-	static const char *const names[] = {
-		[KV_F16] = "cpu-kv1-f16-b16", [KV_F32] = "cpu-kv1-f32-b16", [KV_Q8] = "cpu-kv1-q8-b16",
+	/* What was computed from activations of other bits is other numbers. */
+	static const char *const names[][2] = {
+		[KV_F16] = { "cpu-kv1-f16-b16", "cpu-kv1-f16-b16-a8" }, [KV_F32] = { "cpu-kv1-f32-b16", "cpu-kv1-f32-b16-a8" },
+		[KV_Q8] = { "cpu-kv1-q8-b16", "cpu-kv1-q8-b16-a8" },
 	};
 
-	(void)b;
-	return names[type];
+	return names[type][b->n_plane == 1];
 }
 
 static uint32_t most_dim(const struct kv_shape *s)

@@ -92,6 +92,7 @@ struct backend {
 	const struct isa *isa;
 	struct pool *pool;
 	uint32_t n_row_max;
+	unsigned n_plane;                /* of activations */
 	char description[96];
 	struct scratch *scratch;         /* [workers] */
 	uint32_t tile_in, dim_pad;       /* what the scratch has room for */

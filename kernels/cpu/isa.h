@@ -48,9 +48,9 @@ struct weight {
 
 /* ---- activations in fifteen bits: two int8, q = 128 * high + low ---- */
 
-/* Eight bits cost the small model half a percent of perplexity, and two without sinks;
- * fifteen cost nothing that shows, and the second product hides behind the weights'
- * way from memory. */
+/* Fifteen bits cost nothing that shows, and with few rows the second product hides behind
+ * the weights' way from memory.  With many it does not: who asks for eight bits has
+ * q = high alone. */
 #define ACT_MOST 16256.0f                /* 127 * 128 */
 
 struct qblock {                          /* of 32 values: x = d * q; 32 highs, then 32 lows */
@@ -61,6 +61,7 @@ struct qblock {                          /* of 32 values: x = d * q; 32 highs, t
 
 struct rows {                            /* of a matmul; strides in elements */
 	uint32_t n;
+	unsigned n_plane;                /* 2; 1: highs alone */
 	const float *x;
 	size_t x_stride;
 	const int8_t *q;                 /* [n_in / 32][2][32] */
@@ -132,8 +133,8 @@ void cpu_top_push(struct top_part *p, float x, uint32_t id);
 struct isa {
 	const char *name;                /* backend_params.isa */
 	const char *title;               /* for people */
-	/* n % 32 = 0 */
-	void (*quantize)(const float *x, uint32_t n, int8_t *q, struct qblock *b);
+	/* n % 32 = 0; lows are written in any case */
+	void (*quantize)(const float *x, uint32_t n, unsigned n_plane, int8_t *q, struct qblock *b);
 	/* out[row][16 * group ...] of quantized weights and activations */
 	void (*dot)(const struct weight *w, uint32_t group, const struct rows *r, const float *bias);
 	/* the same in float32; tile: [n_in][16] of kind pack (F32, F16, BF16) */

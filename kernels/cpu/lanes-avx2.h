@@ -134,6 +134,12 @@ INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 x)
 	                                              _mm_sub_epi16(qb, _mm_slli_epi16(hb, 7))));
 	return q;
 }
+INLINE v16i v_high(v16i x)
+{
+	const __m256i half = _mm256_set1_epi32(64);
+
+	return (v16i){ _mm256_srai_epi32(_mm256_add_epi32(x.a, half), 7), _mm256_srai_epi32(_mm256_add_epi32(x.b, half), 7) };
+}
 INLINE int32_t v_total(v16i x)
 {
 	__m256i y = _mm256_add_epi32(x.a, x.b);

@@ -90,10 +90,10 @@ INLINE v16 v_scale2(v16 a, v16 t)
 
 	return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), n));
 }
+INLINE v16i v_high(v16i a) { return _mm512_srai_epi32(_mm512_add_epi32(a, _mm512_set1_epi32(64)), 7); }
 INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 {
-	__m512i q = _mm512_cvtps_epi32(a);
-	__m512i h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
+	__m512i q = _mm512_cvtps_epi32(a), h = v_high(q);
 
 	_mm_storeu_si128((void *)high, _mm512_cvtepi32_epi8(h));
 	_mm_storeu_si128((void *)low, _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(h, 7))));

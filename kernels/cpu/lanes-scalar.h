@@ -135,6 +135,14 @@ static inline v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 	return r;
 }
 
+/* The highs of what was stored. */
+static inline v16i v_high(v16i a)
+{
+	for (int l = 0; l < 16; l++)
+		a.i[l] = (a.i[l] + 64 + 16384) / 128 - 128;
+	return a;
+}
+
 static inline int32_t v_total(v16i a)
 {
 	int32_t sum = 0;

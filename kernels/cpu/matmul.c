@@ -24,7 +24,7 @@ static void panel(const struct product *p, uint32_t group, uint32_t row, uint32_
 	const struct act *in = p->in;
 	const struct weight *w = p->w;
 	const struct rows r = {
-		.n = n, .x = in->x + row * in->stride, .x_stride = in->stride,
+		.n = n, .n_plane = p->b->n_plane, .x = in->x + row * in->stride, .x_stride = in->stride,
 		.q = in->q ? in->q + (size_t)row * 2 * in->width : NULL, .q_stride = (size_t)2 * in->width,
 		.b = in->b ? in->b + (size_t)row * (in->width / 32) : NULL, .b_stride = in->width / 32,
 		.out = p->out->x + row * p->out->stride, .out_stride = p->out->stride,
@@ -107,7 +107,7 @@ static void quantize_row(void *ctx, uint32_t row, unsigned worker)
 	const struct act *a = q->a;
 
 	(void)worker;
-	q->b->isa->quantize(a->x + row * a->stride, a->width, a->q + (size_t)row * 2 * a->width,
+	q->b->isa->quantize(a->x + row * a->stride, a->width, q->b->n_plane, a->q + (size_t)row * 2 * a->width,
 	                    a->b + (size_t)row * (a->width / 32));
 }
 

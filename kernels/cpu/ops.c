@@ -82,7 +82,7 @@ static void then_int8(void *ctx, uint32_t item, unsigned worker)
 	size_t n, at = stretch(o, item, &n);
 
 	o->fn(ctx, item, worker);
-	o->b->isa->quantize(out->x + at, (uint32_t)n, out->q + 2 * at, out->b + at / 32);
+	o->b->isa->quantize(out->x + at, (uint32_t)n, o->b->n_plane, out->q + 2 * at, out->b + at / 32);
 }
 
 /* Runs fn for every row of out, or for every stretch of COLUMNS of wide ones. */

@@ -2,7 +2,7 @@
  * What a model costs on a backend, without the daemon, as one object of JSON.
  *
  *     tests/bench/engine [--backend cpu|cuda] [--module FILE.so] [--threads N] [--isa NAME]
- *         [--window S+R] [--kv f16|q8] [--chunk N] [--steps N] [--prompt N] [--sessions N,N,...]
+ *         [--window S+R] [--kv f16|q8] [--activation-bits 15|8] [--chunk N] [--steps N] [--prompt N] [--sessions N,N,...]
  *         [--rows NAME,NAME,...] [--stream N] [--bandwidth BYTES/S] [--rate OPS/S] MODEL.gguf
  *
  * Prefill; decode of one session in an empty window, in a full one, at the positions
@@ -35,6 +35,7 @@ struct options {
 	struct window window;
 	const char *rows;                      /* NULL: all */
 	enum kv_type kv;
+	unsigned n_act_bit;
 	uint32_t n_chunk, n_step, n_prompt, n_stream, sessions[8], n_sessions;
 	double bandwidth, rate;
 };
@@ -410,6 +411,8 @@ static void options_read(struct options *o, int argc, char **argv)
 			o->isa = value;
 		else if (!strcmp(name, "--threads"))
 			o->n_thread = (unsigned)atoi(value);
+		else if (!strcmp(name, "--activation-bits"))
+			o->n_act_bit = (unsigned)atoi(value);
 		else if (!strcmp(name, "--chunk"))
 			o->n_chunk = (uint32_t)atoi(value);
 		else if (!strcmp(name, "--steps"))
@@ -465,6 +468,7 @@ int main(int argc, char **argv)
 	p.type = b.o.kv;
 	p.n_thread = b.o.n_thread;
 	p.isa = b.o.isa;
+	p.n_act_bit = b.o.n_act_bit;
 	p.n_chunk = b.o.n_chunk;
 	p.most = b.o.window;
 	p.n_cache = b.o.window.n_sink + b.o.window.n_recent;

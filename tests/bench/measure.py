@@ -104,16 +104,26 @@ def full(b):
 
 
 def prefill(b):
-    """512 tokens; the longest chunks that help: ours 256, theirs 512."""
+    """512 tokens; the longest chunks that help: ours 256, theirs 512.  Activations of fifteen bits, and of eight, which
+    are the peers'; eight take one operation of the probe's, fifteen two, float32 four."""
     _, rate = probed(b)
     n, chunk = (32, 16) if b.o.quick else (512, 256)
     task = f'prefill:{n}'
 
     def measure(kind, path):
-        a = b.pair(contenders(b, path, lambda: b.engine(path, 'prefill', '--prompt', n, '--chunk', chunk), [task]))
-        row = a['ours'][0]['prefill'][0] if a.get('ours') else None
-        b.add('prefill', f'{named(kind)}, {n} tokens', ours_of(a, 'prefill'), of_peers(a, task),
-              floor=n * rate / row['operations'] if row and rate else None, ratio=PREFILL.get(kind, 1.5))
+        def of_bits(bits):
+            return b.engine(path, 'prefill', '--prompt', n, '--chunk', chunk, '--activation-bits', bits)
+
+        turns = contenders(b, path, lambda: of_bits(15), [task])
+        if kind not in PREFILL:
+            turns['ours 8'] = lambda: of_bits(8)
+        a = b.pair(turns)
+        peers = {name: [x['tasks'][task] for x in a.get(name, [])] for name in b.peers}
+        for name, each, word in (('ours', 4 if kind in PREFILL else 2, ''), ('ours 8', 1, ', activations of 8 bits')):
+            if a.get(name):
+                b.add('prefill', f'{named(kind)}, {n} tokens{word}', ours_of({'ours': a[name]}, 'prefill'), peers,
+                      floor=n * rate / each / a[name][0]['prefill'][0]['operations'] if rate else None,
+                      ratio=PREFILL.get(kind, 1.5))
     each_format(b, 'prefill', measure)
     a = b.pair({'ours': lambda: b.engine(b.model('Q4_1'), 'prefill', '--prompt', n, '--chunk', 64)})
     b.add('prefill', f"{named('Q4_1')}, {n} tokens, in the daemon's chunks of 64", ours_of(a, 'prefill'))
@@ -127,6 +137,7 @@ def sessions(b):
     one, eight = f'decode:0:{n}', f'decode:0:{n}:8'
     turns = contenders(b, path, lambda: b.engine(path, 'sessions-empty', '--sessions', '1,8', '--steps', n), [one])
     turns.update({f'{name} 8': lambda name=name: b.peer(name, path, [eight]) for name in b.peers})
+    turns['ours, 8 bits'] = lambda: b.engine(path, 'sessions-empty', '--sessions', '1,8', '--steps', n, '--activation-bits', 8)
     a = b.pair(turns)
     peers_8 = {name: [x['tasks'][eight] for x in a.get(f'{name} 8', [])] for name in b.peers}
     peers_1 = {name: [x['tasks'][one] for x in a.get(name, [])] for name in b.peers}
@@ -136,6 +147,11 @@ def sessions(b):
           floor=floor_of(a, 'decode_sessions_empty', bandwidth, 1))
     times(b, 'eight over one, empty windows', ours_of(a, 'decode_sessions_empty', 0), ours_of(a, 'decode_sessions_empty', 1), 4.0,
           {name: [y / x for x, y in zip(peers_1[name], peers_8[name])] for name in b.peers})
+    fast = {'ours': a.get('ours, 8 bits', [])}
+    b.add('sessions', 'eight, empty windows, activations of 8 bits', ours_of(fast, 'decode_sessions_empty', 1), peers_8,
+          floor=floor_of(a, 'decode_sessions_empty', bandwidth, 1))
+    times(b, 'eight over one, empty windows, activations of 8 bits', ours_of(fast, 'decode_sessions_empty', 0),
+          ours_of(fast, 'decode_sessions_empty', 1), 4.0)
     for kv in ('f16', 'q8'):
         a = b.pair({'ours': lambda: b.engine(path, 'sessions', '--sessions', '1,8', '--steps', n, kv=kv)})
         for i, word in enumerate(('one', 'eight')):

@@ -207,7 +207,7 @@ static void wrong_pointers(void)
 
 static void no_device(void)
 {
-	const struct backend_params p = { 1, 4, NULL };
+	const struct backend_params p = { 1, 4, NULL, 0 };
 	struct backend_why why = { "" };
 	struct backend *b = NULL;
 	int n;

@@ -193,7 +193,7 @@ const char *model_path(const char *variable, const char *file)
 bool rig_open(struct rig *r, const char *model, const struct rig_params *p)
 {
 	const uint32_t n_row = p->n_row ? p->n_row : p->n_chunk;
-	const struct backend_params bp = { .n_thread = p->n_thread, .n_row_max = n_row, .isa = p->isa };
+	const struct backend_params bp = { .n_thread = p->n_thread, .n_row_max = n_row, .isa = p->isa, .n_act_bit = p->n_act_bit };
 	struct model_params mp = { .ops = p->ops ? p->ops : &RIG_BACKEND, .n_cache = p->n_cache };
 	struct kv_shape shape = { .type = p->type, .n_chunk = p->n_chunk, .most = p->most, .n_slot = p->n_slot ? p->n_slot : 1 };
 	struct backend_why bw = { "" };

@@ -36,7 +36,7 @@ double *list_read(const char *text, const char *key, size_t *n, const char **end
 struct rig_params {
 	const struct backend_ops *ops;   /* NULL: that of RIG_BACKEND, the CPU's where none is defined */
 	const char *isa;           /* NULL: the best */
-	unsigned n_thread;
+	unsigned n_thread, n_act_bit;    /* 0: as usual */
 	uint32_t n_chunk;          /* most rows of a session in a batch */
 	uint32_t n_row;            /* most rows of a batch; 0: n_chunk */
 	uint32_t n_slot;           /* 0: one */

@@ -603,7 +603,7 @@ static void moved_slot(void **state)
 
 static void bad_shapes(void **state)
 {
-	struct backend *b = place_open((struct place){ NULL, 1 }, 16);
+	struct backend *b = place_open((struct place){ NULL, 1, 0 }, 16);
 	struct kv_layer layer = { 2, 64, 0 };
 	struct kv_shape shape = { KV_F16, 1, &layer, 16, { 4, 60 }, 1 };
 	struct backend_why why = { "" };

@@ -41,9 +41,9 @@ const char *const desk_layout = "cuda-kv2-f32";
 
 static const struct place places[] = {
 #ifdef DESK_MODULE                /* one device, which has no modes */
-	{ NULL, 1 },
+	{ NULL, 1, 0 },
 #else
-	{ "poison", 1 }, { "poison,lazy,order:reverse", 1 }, { "poison,unreadable,order:7", 1 },
+	{ "poison", 1, 0 }, { "poison,lazy,order:reverse", 1, 0 }, { "poison,unreadable,order:7", 1, 0 },
 #endif
 };
 
@@ -63,8 +63,8 @@ const enum kv_type desk_kv_most = KV_Q8;
 const char *const desk_layout = "cpu-kv1-f32-b16";
 
 static const struct place places[] = {
-	{ "scalar", 1 }, { "scalar", 2 }, { "avx2", 1 }, { "avx2", 2 }, { "avx512", 1 }, { "avx512", 2 },
-	{ NULL, 3 },
+	{ "scalar", 1, 0 }, { "scalar", 2, 0 }, { "avx2", 1, 0 }, { "avx2", 2, 0 }, { "avx512", 1, 0 }, { "avx512", 2, 0 },
+	{ NULL, 3, 0 },
 };
 
 static bool place_choose(struct place p, struct backend_params *q)
@@ -96,7 +96,7 @@ bool place_at(size_t i, struct place *out)
 
 struct backend *place_open(struct place p, uint32_t n_row_max)
 {
-	struct backend_params params = { p.n_thread, n_row_max, p.isa };
+	struct backend_params params = { p.n_thread, n_row_max, p.isa, p.n_act_bit };
 	struct backend_why why;
 	struct backend *b;
 	bool here = place_choose(p, &params);

@@ -21,7 +21,7 @@ extern const bool desk_rounds;                 /* products see activations in in
 extern const enum kv_type desk_kv_most;        /* caches of types up to this one; those after it are refused */
 extern const char *const desk_layout;          /* of float32 caches */
 
-struct place { const char *isa; unsigned n_thread; };
+struct place { const char *isa; unsigned n_thread, n_act_bit; };
 /* The i-th, scalar with one thread first; false past the end.  What the machine
  * lacks is left out. */
 bool place_at(size_t i, struct place *out);

@@ -21,7 +21,7 @@
 
 struct scene {
 	struct matrix *w, *bias, *inputs;        /* bias NULL: none */
-	bool exact;
+	bool exact, eight;                       /* eight: bits of activations */
 	uint32_t n_row;
 };
 
@@ -62,8 +62,9 @@ static void play(const struct scene *s, struct place place, uint32_t n, float *o
 	desk_ops->close(b);
 }
 
-/* The activation as the product sees it: rounded to 16256 steps of its block's largest. */
-static void round_inputs(float *x, uint32_t n)
+/* The activation as the product sees it: rounded to 16256 steps of its block's largest,
+ * and that to 127. */
+static void round_inputs(float *x, uint32_t n, bool eight)
 {
 	for (uint32_t i = 0; i < n; i += 32) {
 		float most = 0, inverse;
@@ -71,8 +72,11 @@ static void round_inputs(float *x, uint32_t n)
 		for (uint32_t k = 0; k < 32; k++)
 			most = fmaxf(most, fabsf(x[i + k]));
 		inverse = most > 0 ? 16256.0f / most : 0;
-		for (uint32_t k = 0; k < 32; k++)
-			x[i + k] = most / 16256.0f * rintf(x[i + k] * inverse);
+		for (uint32_t k = 0; k < 32; k++) {
+			const float q = rintf(x[i + k] * inverse);
+
+			x[i + k] = eight ? most / 127 * floorf((q + 64) / 128) : most / 16256.0f * q;
+		}
 	}
 }
 
@@ -85,7 +89,7 @@ static void check(const struct scene *s, const float *out)
 		for (uint32_t i = 0; i < n_in; i++)
 			x[i] = 0.5f * s->inputs->values[(size_t)token_of(row) * n_in + i];
 		if (desk_rounds && s->w->quant->n_sub && !s->exact && s->w->n_out > 1)
-			round_inputs(x, n_in);
+			round_inputs(x, n_in, s->eight);
 		for (uint32_t j = 0; j < s->w->n_out; j++) {
 			double sum = s->bias ? (double)s->bias->values[j] : 0, size = fabs(sum), got;
 
@@ -112,6 +116,7 @@ static void compare(const struct scene *s, uint32_t n)
 
 	for (size_t i = 0; place_at(i, &p); i++) {
 		memset(other, 0xee, size);
+		p.n_act_bit = s->eight ? 8 : 0;
 		play(s, p, i == 0 ? s->n_row : n, i == 0 ? first : other);
 		if (i == 0)
 			check(s, first);
@@ -141,6 +146,10 @@ static void format(const struct quant *q)
 			compare(&s, batches[(i + k) % 5] < s.n_row ? batches[(i + k) % 5] : s.n_row);
 			s.exact = true;
 			if (k != 3 || i == 0)
+				compare(&s, batches[i] < s.n_row ? batches[i] : s.n_row);
+			s.exact = false;
+			s.eight = desk_rounds && k == 2;
+			if (s.eight)
 				compare(&s, batches[i] < s.n_row ? batches[i] : s.n_row);
 			matrix_free(s.w);
 			matrix_free(s.bias);
@@ -615,7 +624,7 @@ static void long_rows(void **state)
 
 static void refusals(void **state)
 {
-	struct backend *b = place_open((struct place){ NULL, 1 }, 4), *none = NULL;
+	struct backend *b = place_open((struct place){ NULL, 1, 0 }, 4), *none = NULL;
 	struct backend_params p = { .n_thread = 1, .n_row_max = 4, .isa = "mmx" };
 	struct backend_why why = { "" };
 	struct weight *w = NULL;
@@ -711,7 +720,7 @@ static void mixture_check(const struct mixture *m, const float *out)
 		for (uint32_t i = 0; i < n_in; i++)
 			seen[i] = 0.5f * x[i];
 		if (desk_rounds && m->w->quant->n_sub && !m->exact)
-			round_inputs(seen, n_in);
+			round_inputs(seen, n_in, false);
 		for (uint32_t e = 0; e < m->n_expert; e++)
 			logit[e] = mixture_logit(m, e, x);
 		for (uint32_t e = 0; e < m->n_expert; e++) {

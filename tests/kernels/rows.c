@@ -266,7 +266,7 @@ static void every_operation(void **state)
 static void embed_every_format(void **state)
 {
 	struct rng r = { 8 };
-	struct backend *b = place_open((struct place){ NULL, 2 }, 3);
+	struct backend *b = place_open((struct place){ NULL, 2, 0 }, 3);
 	struct batch_row rows[3] = { { 5, 0, 0 }, { 0, 0, 1 }, { TOKENS - 1, 0, 2 } };
 	struct batch_seq seq = { .window = { 4, 60 } };
 	struct batch batch = { .n_row = 3, .n_seq = 1, .rows = rows, .seqs = &seq };
@@ -298,7 +298,7 @@ static void embed_every_format(void **state)
 static void bad_token(void **state)
 {
 	struct rng r = { 9 };
-	struct backend *b = place_open((struct place){ NULL, 2 }, 1);
+	struct backend *b = place_open((struct place){ NULL, 2, 0 }, 1);
 	struct matrix *m = matrix_random(&r, QUANT_F32, 32, TOKENS, 1);
 	struct weight *w = matrix_load(b, m);
 	struct batch_row row = { TOKENS, 0, 0 };
@@ -331,7 +331,7 @@ static void select_rows(void **state)
 {
 	static const uint32_t outputs[] = { 1, 2, 6 };
 	struct rng r = { 10 };
-	struct backend *b = place_open((struct place){ NULL, 2 }, 8);
+	struct backend *b = place_open((struct place){ NULL, 2, 0 }, 8);
 	struct matrix *m = matrix_random(&r, QUANT_F32, 40, TOKENS, 1);
 	struct weight *w = matrix_load(b, m);
 	struct batch_row rows[8];
@@ -369,7 +369,7 @@ static void select_rows(void **state)
 static void act_written_again(void **state)
 {
 	struct rng r = { 11 };
-	struct backend *b = place_open((struct place){ NULL, 2 }, 1);
+	struct backend *b = place_open((struct place){ NULL, 2, 0 }, 1);
 	struct matrix *m = matrix_random(&r, QUANT_F32, 64, TOKENS, 1), *q = matrix_random(&r, QUANT_Q8_0, 64, 20, 1);
 	struct weight *table = matrix_load(b, m), *w = matrix_load(b, q);
 	struct batch_row row = { 1, 0, 0 };
@@ -416,7 +416,7 @@ static void fused_norm(void **state)
 		const enum norm_kind kind = i % 2 ? NORM_LAYER : NORM_RMS;
 		const size_t size = (size_t)3 * width;
 		struct rng r = { 12 + i };
-		struct backend *b = place_open((struct place){ NULL, 2 }, 3);
+		struct backend *b = place_open((struct place){ NULL, 2, 0 }, 3);
 		struct matrix *m[4] = { matrix_random(&r, QUANT_F32, width, TOKENS, 1), matrix_random(&r, QUANT_F32, width, TOKENS, 2),
 		                        matrix_random(&r, QUANT_F32, width, 1, 1), matrix_random(&r, QUANT_F32, width, 1, 1) };
 		struct weight *w[4];

@@ -146,8 +146,8 @@ void top_whoever_is_there(void **state)
 	(void)state;
 	for (int32_t i = 0; i < 40; i++)
 		tokens[i] = i % KINDS;
-	few = place_open((struct place){ NULL, 1 }, 1);
-	many = place_open((struct place){ NULL, 1 }, 40);
+	few = place_open((struct place){ NULL, 1, 0 }, 1);
+	many = place_open((struct place){ NULL, 1, 0 }, 40);
 	top_of(many, m, tokens, 40, all);              /* more than are looked at at once */
 	for (int32_t i = 0; i < 40; i++) {
 		top_of(few, m, &tokens[i], 1, &alone);

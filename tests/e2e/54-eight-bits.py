@@ -1,0 +1,38 @@
+"""Caches, or activations, of eight bits: the same answer after SIGKILL, and a session goes on when that changes."""
+from harness import Daemon, book, check, check_equal, run_sinkd
+
+CASES = (('--kv-type', 'f16', 'q8'), ('--activation-bits', '15', '8'))
+SHAPE = dict(raw=True, sinks=4, window=60, seed=21, temperature=1, top_k=0, top_p=1, min_p=0)
+
+
+def begin(d, name):
+    c = d.rpc()
+    c.call('session.create', session=name, **SHAPE)
+    c.call('session.append', session=name, text=book(2000).decode(), wait=True)
+    c.call('session.generate', session=name, max_tokens=40)
+    d.idle(name)
+
+
+def go_on(d, name):
+    d.rpc().call('session.generate', session=name, max_tokens=60)
+    d.idle(name)
+    return d.transcript(name)
+
+
+for option, usual, eight in CASES:
+    with Daemon(option, eight) as d:
+        for name in 'whole', 'killed', 'changed':
+            begin(d, name)
+        want = go_on(d, 'whole')
+        d.kill()
+        d.start()
+        check_equal(go_on(d, 'killed'), want, f'{option} {eight}: the answer after SIGKILL')
+        d.stop()
+        d.args = [usual if a == eight else a for a in d.args]
+        said = len(d.log_text())
+        d.start()
+        go_on(d, 'changed')
+        check('another layout' in d.log_text()[said:], f'{option}: a checkpoint of the other kind is named in the log')
+
+r = run_sinkd('--activation-bits', '4', '--model', 'x', '--check-config')
+check(r.code == 2 and '15|8' in r.err, 'activations of four bits are refused', r.err)
