@@ -148,7 +148,7 @@ static void format(const struct quant *q)
 			if (k != 3 || i == 0)
 				compare(&s, batches[i] < s.n_row ? batches[i] : s.n_row);
 			s.exact = false;
-			s.eight = desk_rounds && k == 2;
+			s.eight = desk_eight && k == 2;
 			if (s.eight)
 				compare(&s, batches[i] < s.n_row ? batches[i] : s.n_row);
 			matrix_free(s.w);
