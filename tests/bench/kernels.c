@@ -19,7 +19,7 @@ static const struct backend_ops *const cpu = &backend_cpu;
 enum { N_EMBD = 576, N_FF = 1536, N_HEAD = 9, N_HEAD_KV = 3, HEAD_DIM = 64, N_VOCAB = 49152, N_LAYER = 30,
        CHUNK = 256 };
 
-static struct place place = { NULL, 0 };
+static struct place place = { NULL, 0, 0 };
 static double budget = 0.4;              /* seconds a number */
 static clockid_t watch = CLOCK_MONOTONIC;
 
