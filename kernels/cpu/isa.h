@@ -1,11 +1,12 @@
 /*
  * What an instruction set offers: the inner loops, as a table of functions.
  *
- * The hard idea: every variant is the same source (rows.inc, dot.inc, attend.inc)
- * over sixteen lanes of its own (lanes-*.h), so all of them make the same float
- * operations in the same order, and their results are bitwise equal.  A lane is
- * an output row of a matrix, a key of a score, a dim of a value: there are no
- * horizontal sums but in norm and softmax, which have one fixed tree.
+ * The hard idea: every variant is the same source (rows.inc, dot.inc, attend.inc,
+ * attend8.inc, top.inc) over sixteen lanes of its own (lanes-*.h), so all of them
+ * make the same float operations in the same order, and their results are bitwise
+ * equal.  A lane is an output row of a matrix, a key of a score, a dim of a value:
+ * there are no horizontal sums but in norm, softmax and what logits sum to, which
+ * have one fixed tree.
  *
  * Called from any worker; touches only what it is given.  Floats have no
  * alignment; rows are padded to 16 lanes and the padding may be written.
@@ -46,7 +47,7 @@ struct weight {
 	size_t n_byte;
 };
 
-/* ---- activations in fifteen bits: two int8, q = 128 * high + low ---- */
+/* ---- activations in fifteen bits: two int8, q = 128 * high + low; or in eight ---- */
 
 /* Fifteen bits cost nothing that shows, and with few rows the second product hides behind
  * the weights' way from memory.  With many it does not: who asks for eight bits has
@@ -150,8 +151,8 @@ struct isa {
 	 * n_same % 16 = 0 */
 	void (*to_q8)(const float *x, uint32_t n, uint32_t n_same, uint8_t *q, uint16_t *d);
 	void (*to_f16)(const float *x, uint16_t *dst, size_t n);    /* clamped to finite halves */
-	/* bound [TOP_GROUPS]: each at most the largest value of a group of its own, and at least one of them
-	 * the row's largest */
+	/* bound [TOP_GROUPS]: each the largest value of a group of its own, or one of the group's where it has
+	 * NaNs; a NaN where that is what is left */
 	void (*top_bounds)(const float *x, uint32_t n, float *bound);
 	/* Of x[first..end-1]: keys of what is not below least, the sum of e^(x - most) */
 	void (*top_collect)(const float *x, uint32_t first, uint32_t end, float least, float most, struct top_part *p);

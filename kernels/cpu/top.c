@@ -3,8 +3,8 @@
  *
  * A value and its place become one 64-bit key, larger for larger values and, of equal
  * ones, for the smaller id: all keys of a row differ, so there is one right answer.
- * The least of the largest values of as many groups as candidates are wanted is below
- * none of these, so few others are ever sorted.
+ * Of as many groups as candidates are wanted, the least of their largest values is above
+ * none of these; and above nearly everything else, which is never sorted.
  *
  * The stretches of a row are its width's alone, so are the order of additions and the sum.
  */
@@ -17,7 +17,7 @@
 #include "kernels/cpu/cpu.h"
 
 #define STRETCH 4096u            /* values of an item, or more: */
-#define STRETCHES 16u            /* items of a row, at most */
+#define STRETCHES 64u            /* items of a row, at most: sums of float32 stay short */
 #define ROWS_AT_ONCE 8u
 
 _Static_assert(TOP_GROUPS >= CANDIDATES, "a bound is below so many");

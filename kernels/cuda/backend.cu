@@ -135,13 +135,13 @@ static int backend_open(struct backend **out, const struct backend_params *p, st
 		return cuda_why(why, -EINVAL, "a batch of %u rows is not possible", p->n_row_max);
 	if (p->isa)
 		return cuda_why(why, -ENOTSUP, "instruction set %s is not one of CUDA's", p->isa);
-	if (p->n_act_bit == 8)
-		return cuda_why(why, -ENOTSUP, "activations of 8 bits are the CPU backend's alone");
 	b = (struct backend *)calloc(1, sizeof(*b));
 	if (!b)
 		return cuda_why(why, -ENOMEM, "out of memory");
 	b->n_row_max = p->n_row_max;
 	rc = find_device(b, why);
+	if (rc == 0 && p->n_act_bit == 8)
+		rc = cuda_why(why, -ENOTSUP, "activations of 8 bits are the CPU backend's alone");
 	if (rc == 0)
 		rc = take(b, why);
 	if (rc < 0) {

@@ -105,7 +105,7 @@ def full(b):
 
 def prefill(b):
     """512 tokens; the longest chunks that help: ours 256, theirs 512.  Activations of fifteen bits, and of eight, which
-    are the peers'; eight take one operation of the probe's, fifteen two, float32 four."""
+    are the peers'; eight take one operation of the probe's, fifteen two, float32 four (with AVX-512)."""
     _, rate = probed(b)
     n, chunk = (32, 16) if b.o.quick else (512, 256)
     task = f'prefill:{n}'
@@ -120,9 +120,10 @@ def prefill(b):
         a = b.pair(turns)
         peers = {name: [x['tasks'][task] for x in a.get(name, [])] for name in b.peers}
         for name, each, word in (('ours', 4 if kind in PREFILL else 2, ''), ('ours 8', 1, ', activations of 8 bits')):
-            if a.get(name):
-                b.add('prefill', f'{named(kind)}, {n} tokens{word}', ours_of({'ours': a[name]}, 'prefill'), peers,
-                      floor=n * rate / each / a[name][0]['prefill'][0]['operations'] if rate else None,
+            mine = a.get(name, [])
+            if name in turns:
+                b.add('prefill', f'{named(kind)}, {n} tokens{word}', ours_of({'ours': mine}, 'prefill'), peers,
+                      floor=n * rate / each / mine[0]['prefill'][0]['operations'] if rate and mine else None,
                       ratio=PREFILL.get(kind, 1.5))
     each_format(b, 'prefill', measure)
     a = b.pair({'ours': lambda: b.engine(b.model('Q4_1'), 'prefill', '--prompt', n, '--chunk', 64)})
@@ -166,7 +167,8 @@ def times(b, row, one, eight, least, peers=None, section='sessions', never=False
 
 def contention(b):
     """A process that never rests on each core; ours by two threads and by one.  First they share each core as they are, then
-    as groups (sessions of their own), of which the system gives each as much: then two threads have less each than one."""
+    as groups (sessions of their own), of which the system gives each as much: then two threads have less each than one.  Ours goes on for some seconds, past
+    its first looks at what workers bring; the peers' 160 tokens are enough to tell."""
     for groups, name in ((False, 'every core busy'), (True, 'every core busy, by other groups')):
         contend(b, groups, name)
 

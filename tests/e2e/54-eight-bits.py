@@ -23,15 +23,16 @@ for option, usual, eight in CASES:
     with Daemon(option, eight) as d:
         for name in 'whole', 'killed', 'changed':
             begin(d, name)
-        want = go_on(d, 'whole')
+        want, kept = go_on(d, 'whole'), d.transcript('changed')
         d.kill()
         d.start()
         check_equal(go_on(d, 'killed'), want, f'{option} {eight}: the answer after SIGKILL')
         d.stop()
         d.args = [usual if a == eight else a for a in d.args]
-        said = len(d.log_text())
+        said, before = len(d.log_text()), kept
         d.start()
-        go_on(d, 'changed')
+        after = go_on(d, 'changed')
+        check(after.startswith(before) and len(after) > len(before), f'{option}: a session goes on when it changes', before[-80:], after[-160:])
         check('another layout' in d.log_text()[said:], f'{option}: a checkpoint of the other kind is named in the log')
 
 r = run_sinkd('--activation-bits', '4', '--model', 'x', '--check-config')

@@ -51,6 +51,8 @@ with tempfile.TemporaryDirectory() as folder:
             (dict(module=cusim, mode='memory:64K'), 'warning', 'memory'),
             (dict(module=cusim, mode='fail:cublasCreate:1'), 'warning', 'cuBLAS: start: '),
             (dict(module=cusim, options=('--kv-type', 'q8')), 'warning', 'no caches of kv-type q8'),
+            (dict(module=cusim, options=('--activation-bits', '8')), 'warning', 'activations of 8 bits'),
+            (dict(module=cusim, mode='nodevice', options=('--activation-bits', '8')), 'info', 'no GPU that CUDA can use'),
         ]
         run('auto', cusim, good='cuda')
     for how, level, text in cases:

@@ -45,7 +45,7 @@ static void eight_bits_check(struct rig *r, const struct vectors *v, const struc
 {
 	double ppl = perplexity(r, v, run, nll);
 
-	check(fabs(ppl / usual - 1) < (run->window.n_sink > 0 ? most : 10 * most), "%u+%u, %s of eight bits: ppl %.4f, else %.4f (%+.3f %%)",
+	check(ppl != usual && fabs(ppl / usual - 1) < (run->window.n_sink > 0 ? most : 10 * most), "%u+%u, %s of eight bits: ppl %.4f, else %.4f (%+.3f %%)",
 	      run->window.n_sink, run->window.n_recent, what, ppl, usual, 100 * (ppl / usual - 1));
 }
 

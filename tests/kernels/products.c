@@ -199,6 +199,8 @@ static void extreme_bytes(void **state)
 				((float *)(void *)flat->bytes)[k] = flat->values[k] = k / 256 % 2 ? -3.0f : 3.0f;
 			s.inputs = flat;
 			compare(&s, 3);
+			s.eight = desk_eight;
+			compare(&s, 3);
 			matrix_free(s.w);
 			matrix_free(flat);
 		}
@@ -644,6 +646,12 @@ static void refusals(void **state)
 	p.isa = NULL;
 	p.n_row_max = 0;
 	assert_int_equal(desk_ops->open(&none, &p, &why), -EINVAL);
+	p.n_row_max = 4;
+	p.n_act_bit = 4;
+	if (desk_eight) {
+		assert_int_equal(desk_ops->open(&none, &p, &why), -EINVAL);
+		assert_non_null(strstr(why.text, "of 4 bits"));
+	}
 	assert_null(none);
 	desk_ops->close(b);
 	desk_ops->close(NULL);

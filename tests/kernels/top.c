@@ -136,18 +136,21 @@ void top_as_sorted(void **state)
 	free(first);
 }
 
+/* A row alone, scalar and by one thread, and beside 39 others on what is best here. */
 void top_whoever_is_there(void **state)
 {
 	struct candidates *all = calloc(40, sizeof *all), alone;
-	struct matrix *m = rows_of(3001, 5);
+	struct matrix *m = rows_of(9001, 5);
 	struct backend *few, *many;
 	int32_t tokens[40];
+	struct place first;
 
 	(void)state;
 	for (int32_t i = 0; i < 40; i++)
 		tokens[i] = i % KINDS;
-	few = place_open((struct place){ NULL, 1, 0 }, 1);
-	many = place_open((struct place){ NULL, 1, 0 }, 40);
+	assert_true(place_at(0, &first));
+	few = place_open(first, 1);
+	many = place_open((struct place){ NULL, 2, 0 }, 40);
 	top_of(many, m, tokens, 40, all);              /* more than are looked at at once */
 	for (int32_t i = 0; i < 40; i++) {
 		top_of(few, m, &tokens[i], 1, &alone);
