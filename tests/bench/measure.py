@@ -167,8 +167,8 @@ def times(b, row, one, eight, least, peers=None, section='sessions', never=False
 
 def contention(b):
     """A process that never rests on each core; ours by two threads and by one.  First they share each core as they are, then
-    as groups (sessions of their own), of which the system gives each as much: then two threads have less each than one.  Ours goes on for some seconds, past
-    its first looks at what workers bring; the peers' 160 tokens are enough to tell."""
+    as groups (sessions of their own), of which the system gives each as much: then two threads have less each than one.
+    Ours goes on for some seconds, past its first looks at what workers bring; the peers' 160 tokens are enough to tell."""
     for groups, name in ((False, 'every core busy'), (True, 'every core busy, by other groups')):
         contend(b, groups, name)
 

@@ -1,7 +1,7 @@
 /*
  * Products of every format and of odd shapes against a plain sum in double, and
  * bitwise the same from every instruction set, number of threads and number of
- * rows at once; where a backend is not bitwise, the rows that decode are.
+ * rows at once.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,10 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/kernels/desk.h"
-
-#define ROWS 70                  /* more than a panel, and all tile sizes */
-#define TOKENS 77
+#include "tests/kernels/products.h"
 
 struct scene {
 	struct matrix *w, *bias, *inputs;        /* bias NULL: none */
@@ -25,7 +22,7 @@ struct scene {
 	uint32_t n_row;
 };
 
-static int32_t token_of(uint32_t row)
+int32_t token_of(uint32_t row)
 {
 	return (int32_t)(row * 31 % TOKENS);
 }
@@ -62,9 +59,7 @@ static void play(const struct scene *s, struct place place, uint32_t n, float *o
 	desk_ops->close(b);
 }
 
-/* The activation as the product sees it: rounded to 16256 steps of its block's largest,
- * and that to 127. */
-static void round_inputs(float *x, uint32_t n, bool eight)
+void round_inputs(float *x, uint32_t n, bool eight)
 {
 	for (uint32_t i = 0; i < n; i += 32) {
 		float most = 0, inverse;
@@ -241,8 +236,7 @@ static void tiny_inputs(void **state)
 	matrix_free(s.inputs);
 }
 
-/* Steps with caches may have other products: smallest caches. */
-static struct kv *cache_open(struct backend *b, uint32_t n_slot)
+struct kv *cache_open(struct backend *b, uint32_t n_slot)
 {
 	static const struct kv_layer layer = { 1, 8, 0 };
 	const struct kv_shape shape = { KV_F32, 1, &layer, ROWS, { 4, 8 }, n_slot };
@@ -405,225 +399,6 @@ static void one_input(void **state)
 	free(together);
 }
 
-/* ---- sessions that decode beside one that has many rows ---- */
-
-struct mixed {
-	struct matrix *w, *bias, *inputs;
-	uint32_t n_decode, n_prefill;
-	bool exact, select;              /* select: products of the output rows, which are all */
-	bool large;                      /* values that no half has */
-	struct backend *b;
-	struct kv *kv;
-};
-
-/* Rows from first on in one batch: two products of the same act, into the same rows of
- * out, which has n_out with bias and n_out without. */
-static void mixed_play(const struct mixed *m, uint32_t first, uint32_t n, float *out)
-{
-	struct weight *w = matrix_load(m->b, m->w), *table = matrix_load(m->b, m->inputs), *bias = matrix_load(m->b, m->bias);
-	const uint32_t n_out = m->w->n_out;
-	struct act *x, *y[2];
-	struct batch_row rows[ROWS];
-	struct batch_seq seqs[ROWS];
-	uint32_t outputs[ROWS];
-	struct batch batch = { n, 0, m->select ? n : 0, rows, seqs, outputs, m->exact };
-	float *got = malloc(n * n_out * sizeof *got);
-
-	for (uint32_t i = 0; i < n; i++) {
-		const uint32_t row = first + i, prefill = row > m->n_decode ? row - m->n_decode : 0;
-
-		if (prefill == 0 || i == 0)
-			batch.n_seq++;
-		rows[i] = (struct batch_row){ token_of(row), batch.n_seq - 1, prefill };
-		seqs[batch.n_seq - 1] = (struct batch_seq){ row - prefill, { 4, 8 }, 0 };
-		outputs[i] = i;
-	}
-	assert_int_equal(desk_ops->act_new(m->b, m->w->n_in, &x), 0);
-	for (int k = 0; k < 2; k++)
-		assert_int_equal(desk_ops->act_new(m->b, n_out, &y[k]), 0);
-	desk_ops->begin(m->b, m->kv, &batch);
-	desk_ops->embed(m->b, table, 1, x);
-	if (m->select)
-		desk_ops->select(m->b, x, x);
-	for (int k = 0; k < 2; k++)
-		desk_ops->matmul(m->b, w, k ? NULL : bias, x, y[k]);
-	for (uint32_t k = 0; k < 2; k++) {
-		desk_ops->read(m->b, y[k], got);
-		for (uint32_t i = 0; i < n; i++)
-			memcpy(out + ((first + i) * 2 + k) * n_out, got + i * n_out, n_out * sizeof *got);
-		desk_ops->act_free(m->b, y[k]);
-	}
-	assert_int_equal(desk_ops->end(m->b, NULL), 0);
-	desk_ops->act_free(m->b, x);
-	desk_ops->weight_free(m->b, w);
-	desk_ops->weight_free(m->b, bias);
-	desk_ops->weight_free(m->b, table);
-	free(got);
-}
-
-/* A row against a sum in double, and what halves may add. */
-static void mixed_check(const struct mixed *m, uint32_t row, const float *out)
-{
-	const uint32_t n_in = m->w->n_in, n_out = m->w->n_out;
-	const float *x = m->inputs->values + (size_t)token_of(row) * n_in;
-
-	for (uint32_t j = 0; j < 2 * n_out; j++) {
-		const float *w = m->w->values + (size_t)(j % n_out) * n_in;
-		double sum = j < n_out ? (double)m->bias->values[j] : 0, size = fabs(sum);
-
-		for (uint32_t i = 0; i < n_in; i++) {
-			sum += (double)w[i] * (double)x[i];
-			size += fabs((double)w[i] * (double)x[i]);
-		}
-		if (!(fabs((double)out[j] - sum) <= 0x1p-10 * size + 1e-12))
-			fail_msg("%s %u x %u row %u of %u + %u, out %u: %.9g, should be %.9g", m->w->quant->name, n_in, n_out, row,
-			         m->n_decode, m->n_prefill, j, (double)out[j], sum);
-	}
-}
-
-static bool rounds_prefill(const struct mixed *m)
-{
-	return !desk_ops->bitwise && m->n_prefill >= 16 && !m->exact && !m->select && !m->large
-	       && m->w->quant->type != QUANT_F32;
-}
-
-/* Who decodes has the bits that it has alone; prefill those of few rows, or no fewer digits than halves. */
-static void mixed_case(const struct mixed *m)
-{
-	const uint32_t n_all = m->n_decode + m->n_prefill, n_row = 2 * m->w->n_out;
-	float *few = calloc(n_all * n_row, sizeof *few), *all = calloc(n_all * n_row, sizeof *all);
-	const bool rounds = rounds_prefill(m);
-	uint32_t n_same = m->n_decode, n;
-
-	mixed_play(m, 0, n_all, all);
-	for (uint32_t i = 0; i < m->n_decode; i++)
-		mixed_play(m, i, 1, few);
-	for (uint32_t i = m->n_decode; i < n_all; i += n) {
-		n = n_all - i < 9 ? n_all - i : 9;
-		mixed_play(m, i, n, few);
-		if (rounds)              /* other bits, or nothing of this was tested */
-			assert_memory_not_equal(few + i * n_row, all + i * n_row, n * n_row * sizeof *few);
-		else
-			n_same += n;
-	}
-	if (memcmp(few, all, n_same * n_row * sizeof *few))
-		fail_msg("%s, %u rows that decode beside %u: not the bits that they have alone", m->w->quant->name, m->n_decode, m->n_prefill);
-	for (uint32_t i = n_same; i < n_all; i++)
-		mixed_check(m, i, all + i * n_row);
-	free(few);
-	free(all);
-}
-
-static struct mixed mixed_new(struct rng *r, struct place p, uint32_t type, uint32_t n_in, uint32_t n_out)
-{
-	struct mixed m = { .w = matrix_random(r, type, n_in, n_out, 1), .inputs = matrix_random(r, QUANT_F32, n_in, TOKENS, 1),
-	                   .bias = matrix_random(r, QUANT_F32, n_out, 1, 1), .b = place_open(p, ROWS) };
-
-	m.kv = cache_open(m.b, ROWS);
-	return m;
-}
-
-static void mixed_free(struct mixed *m)
-{
-	desk_ops->kv_close(m->b, m->kv);
-	desk_ops->close(m->b);
-	matrix_free(m->w);
-	matrix_free(m->inputs);
-	matrix_free(m->bias);
-}
-
-/* MXFP4 has scales up to 2^127: tamed, those of a model. */
-static void tame(struct matrix *m)
-{
-	const size_t n_block = (size_t)m->n_in * m->n_out / m->quant->n_block;
-
-	if (m->quant->type != QUANT_MXFP4)
-		return;
-	for (size_t i = 0; i < n_block; i++)
-		m->bytes[i * m->quant->n_byte] = (uint8_t)(120 + m->bytes[i * m->quant->n_byte] % 8);
-	m->quant->dequantize(m->bytes, m->values, n_block);
-}
-
-/* Rows of sizes that halves do not have, among others. */
-static void make_uneven(struct matrix *m)
-{
-	static const float sizes[] = { 1, 1e5f, 3e-7f, 2e9f, 1, 1e-2f };
-
-	for (uint32_t i = 0; i < m->n_in * m->n_out; i++)
-		((float *)(void *)m->bytes)[i] = m->values[i] *= sizes[i / m->n_in % 6];
-}
-
-static void decode_beside_prefill(void **state)
-{
-	static const struct { uint32_t n_decode, n_prefill; bool exact, select; } cases[] = {
-		{ 3, 17, false, false }, { 0, 40, false, false }, { 1, 15, false, false },
-		{ 3, 17, true, false }, { 0, 16, false, true },
-	};
-	struct rng r = { 31 };
-	const struct quant *q;
-	struct place p;
-
-	(void)state;
-	for (size_t k = 0; place_at(k, &p); k++)
-		for (size_t i = 0; (q = quant_at(i)) != NULL; i++) {
-			struct mixed m = mixed_new(&r, p, q->type, q->n_block == 1 ? 100 : 256, 21);
-
-			tame(m.w);
-			make_uneven(m.inputs);
-			for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-				m.n_decode = cases[c].n_decode;
-				m.n_prefill = cases[c].n_prefill;
-				m.exact = cases[c].exact;
-				m.select = cases[c].select;
-				mixed_case(&m);
-			}
-			mixed_free(&m);
-		}
-}
-
-/* Weights that are no halves stay what they are. */
-static void large_weights(void **state)
-{
-	static const uint32_t types[] = { QUANT_BF16, QUANT_Q4_K, QUANT_Q4_0, QUANT_MXFP4 };
-	struct rng r = { 51 };
-	struct place p;
-
-	(void)state;
-	assert_true(place_at(0, &p));
-	for (size_t i = 0; i < 4; i++) {
-		struct mixed m = mixed_new(&r, p, types[i], 256, 7);
-
-		matrix_free(m.w);
-		m.w = matrix_random(&r, types[i], 256, 7, 3e5f);
-		m.n_prefill = 16;
-		m.large = true;
-		mixed_case(&m);
-		mixed_free(&m);
-	}
-}
-
-/* A matrix whose halves do not fit into one slab of 2^24: only one row is looked at. */
-static void long_rows(void **state)
-{
-	const uint32_t n_row = 16, n_out = 129;
-	struct rng r = { 41 };
-	struct mixed m;
-	struct place p;
-	float *out;
-
-	(void)state;
-	if (desk_ops->bitwise)           /* has no slabs */
-		skip();
-	assert_true(place_at(0, &p));
-	m = mixed_new(&r, p, QUANT_Q8_0, 65568, n_out);
-	m.n_prefill = n_row;
-	out = calloc(n_row * 2 * n_out, sizeof *out);
-	mixed_play(&m, 0, n_row, out);
-	mixed_check(&m, 5, out + 5 * 2 * n_out);
-	free(out);
-	mixed_free(&m);
-}
-
 static void refusals(void **state)
 {
 	struct backend *b = place_open((struct place){ NULL, 1, 0 }, 4), *none = NULL;
@@ -656,156 +431,6 @@ static void refusals(void **state)
 	desk_ops->close(b);
 	desk_ops->close(NULL);
 	desk_ops->weight_free(NULL, NULL);
-}
-
-#define EXPERTS 40
-
-/* Rows that choose experts: against plain sums over the chosen ones, and bitwise the
- * same however the rows are cut. */
-struct mixture {
-	struct matrix *w, *bias, *router, *inputs;       /* w: [n_expert * n_out] */
-	uint32_t n_expert, n_out, n_used, n_row;
-	bool exact;
-};
-
-static void mixture_play(const struct mixture *m, struct place place, uint32_t n, float *out)
-{
-	struct backend *b = place_open(place, n);
-	struct weight *w = matrix_load(b, m->w), *bias = matrix_load(b, m->bias), *table = matrix_load(b, m->inputs);
-	struct weight *router = matrix_load(b, m->router);
-	struct act *x, *y, *sum, *logits;
-	struct batch_row rows[ROWS];
-	struct batch_seq seq = { .window = { 4, 1000 } };
-	struct batch batch = { .n_seq = 1, .rows = rows, .seqs = &seq, .exact = m->exact };
-
-	assert_int_equal(desk_ops->act_new(b, m->w->n_in, &x), 0);
-	assert_int_equal(desk_ops->act_new(b, m->n_out, &y), 0);
-	assert_int_equal(desk_ops->act_new(b, m->n_out, &sum), 0);
-	assert_int_equal(desk_ops->act_new(b, m->n_expert, &logits), 0);
-	for (uint32_t first = 0; first < m->n_row; first += n) {
-		batch.n_row = m->n_row - first < n ? m->n_row - first : n;
-		for (uint32_t i = 0; i < batch.n_row; i++)
-			rows[i] = (struct batch_row){ token_of(first + i), 0, first + i };
-		desk_ops->begin(b, NULL, &batch);
-		desk_ops->embed(b, table, 0.5f, x);
-		desk_ops->matmul(b, router, NULL, x, logits);
-		desk_ops->route(b, m->n_used, logits);
-		for (uint32_t k = 0; k < m->n_used; k++) {
-			desk_ops->matmul_routed(b, k, w, bias, x, y);
-			desk_ops->add_routed(b, k, y, sum);
-		}
-		desk_ops->read(b, sum, out + (size_t)first * m->n_out);
-		assert_int_equal(desk_ops->end(b, NULL), 0);
-	}
-	desk_ops->act_free(b, x);
-	desk_ops->act_free(b, y);
-	desk_ops->act_free(b, sum);
-	desk_ops->act_free(b, logits);
-	desk_ops->weight_free(b, w);
-	desk_ops->weight_free(b, bias);
-	desk_ops->weight_free(b, table);
-	desk_ops->weight_free(b, router);
-	desk_ops->close(b);
-}
-
-static double mixture_logit(const struct mixture *m, uint32_t e, const float *x)
-{
-	double sum = 0;
-
-	for (uint32_t i = 0; i < m->w->n_in; i++)
-		sum += (double)m->router->values[e * m->w->n_in + i] * (double)x[i] * 0.5;
-	return sum;
-}
-
-static void mixture_check(const struct mixture *m, const float *out)
-{
-	const uint32_t n_in = m->w->n_in;
-
-	for (uint32_t row = 0; row < m->n_row; row++) {
-		float *x = m->inputs->values + (size_t)token_of(row) * n_in, seen[512];
-		double logit[EXPERTS], weight[EXPERTS], total = 0;
-
-		for (uint32_t i = 0; i < n_in; i++)
-			seen[i] = 0.5f * x[i];
-		if (desk_rounds && m->w->quant->n_sub && !m->exact)
-			round_inputs(seen, n_in, false);
-		for (uint32_t e = 0; e < m->n_expert; e++)
-			logit[e] = mixture_logit(m, e, x);
-		for (uint32_t e = 0; e < m->n_expert; e++) {
-			uint32_t before = 0;             /* that are chosen first */
-
-			for (uint32_t k = 0; k < m->n_expert; k++)
-				before += logit[k] > logit[e] || (logit[k] == logit[e] && k < e);
-			weight[e] = before < m->n_used ? exp(logit[e]) : 0;
-			total += weight[e];
-		}
-		for (uint32_t j = 0; j < m->n_out; j++) {
-			double sum = 0, got = (double)out[(size_t)row * m->n_out + j], size = 0;
-
-			for (uint32_t e = 0; e < m->n_expert; e++) {
-				double part = (double)m->bias->values[e * m->n_out + j];
-
-				for (uint32_t i = 0; i < n_in; i++) {
-					double t = (double)m->w->values[((size_t)e * m->n_out + j) * n_in + i] * (double)seen[i];
-
-					part += t;
-					size += fabs(t) * weight[e] / total;
-				}
-				sum += part * weight[e] / total;
-			}
-			if (!(fabs(got - sum) <= 2e-6 * size + 1e-6))
-				fail_msg("%s experts, row %u out %u: %.9g, should be %.9g", m->w->quant->name, row, j, got, sum);
-		}
-	}
-}
-
-/* router: how far its values are from 0, where all experts are equal */
-static void mixture(struct mixture m, uint32_t type, float router)
-{
-	static const uint32_t batches[] = { ROWS, 1, 4, ROWS, 17 };
-	const size_t size = (size_t)m.n_row * m.n_out * sizeof(float);
-	float *first = malloc(size), *other = malloc(size);
-	struct rng r = { 77 };
-	struct place p;
-
-	m.w = matrix_random(&r, type, 256, m.n_expert * m.n_out, 1);
-	m.bias = matrix_random(&r, QUANT_F32, m.n_expert * m.n_out, 1, 1);
-	m.router = matrix_random(&r, QUANT_F32, 256, m.n_expert, router);
-	m.inputs = matrix_random(&r, QUANT_F32, 256, TOKENS, 1);
-	for (size_t k = 0; place_at(k, &p); k++) {
-		memset(other, 0xee, size);
-		mixture_play(&m, p, batches[k % 5] < m.n_row ? batches[k % 5] : m.n_row, k ? other : first);
-		if (k == 0)
-			mixture_check(&m, first);
-		else if (memcmp(first, other, size))
-			fail_msg("%s, %u experts, %s, %u threads: not the same bits", m.w->quant->name, m.n_expert, p.isa,
-			         p.n_thread);
-	}
-	free(first);
-	free(other);
-	matrix_free(m.w);
-	matrix_free(m.bias);
-	matrix_free(m.router);
-	matrix_free(m.inputs);
-}
-
-static void experts(void **state)
-{
-	const struct quant *q;
-
-	(void)state;
-	for (size_t i = 0; (q = quant_at(i)) != NULL; i++)
-		for (int exact = 0; exact < 2; exact++)
-			mixture((struct mixture){ .n_expert = 5, .n_out = 48, .n_used = 1 + i % 3, .n_row = 13, .exact = exact },
-			        q->type, 0.1f);
-}
-
-/* More than a warp of experts and a block of rows; every row with the same two. */
-static void many_experts(void **state)
-{
-	(void)state;
-	mixture((struct mixture){ .n_expert = EXPERTS, .n_out = 16, .n_used = 8, .n_row = 42 }, QUANT_Q4_K, 0.1f);
-	mixture((struct mixture){ .n_expert = EXPERTS, .n_out = 16, .n_used = 2, .n_row = ROWS }, QUANT_Q8_0, 0);
 }
 
 int main(void)

@@ -1,0 +1,24 @@
+/* What the files of tests/kernels/products share: its scenes, and the tests of the others. */
+#ifndef TESTS_KERNELS_PRODUCTS_H
+#define TESTS_KERNELS_PRODUCTS_H
+
+#include "tests/kernels/desk.h"
+
+#define ROWS 70                  /* more than a panel, and all tile sizes */
+#define TOKENS 77
+
+/* The token of a row, and so its input. */
+int32_t token_of(uint32_t row);
+/* The activation as the product sees it: rounded to 16256 steps of its block's largest,
+ * and that to 127 where it has eight bits. */
+void round_inputs(float *x, uint32_t n, bool eight);
+/* Steps with caches may have other products: smallest caches. */
+struct kv *cache_open(struct backend *b, uint32_t n_slot);
+
+void decode_beside_prefill(void **state);      /* beside.c */
+void large_weights(void **state);
+void long_rows(void **state);
+void experts(void **state);                    /* experts.c */
+void many_experts(void **state);
+
+#endif
