@@ -377,8 +377,7 @@ def follow_begin(c, want_from):
 
 
 def tell(c, *events):
-    for e in events:
-        c.send([2, 'session.event', [e]])
+    c.send(*([2, 'session.event', [e]] for e in events))
 
 
 def test_say():
