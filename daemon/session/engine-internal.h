@@ -331,6 +331,7 @@ struct event *timeline_log(struct timeline *t, enum event_kind kind, enum role r
                            struct ids *ids, const char *text, size_t n_text);
 void timeline_flush(struct timeline *t, bool durable);         /* to the store and to serve */
 void timeline_news(struct timeline *t, enum event_kind kind, const char *state, double progress);
+void timeline_stall(struct timeline *t);       /* it waits for the disk, until timeline_retry */
 void timeline_retry(struct timeline *t);
 uint64_t timeline_window_start(const struct timeline *t, uint64_t n_token);
 

@@ -198,6 +198,10 @@ static void asked(struct call *c, struct store_job *j)
 	t->asking = false;
 	if (t->deleting || t->gone)
 		return;
+	if (j->rc != 0 && strcmp(j->why.name, "disk") == 0) {
+		timeline_stall(t);     /* where its requests stand waits for the disk */
+		return;
+	}
 	if (j->rc != 0) {
 		log_error("session %llu: its queue cannot be read", (unsigned long long)t->row.id);
 		snprintf(t->bad, sizeof t->bad, "its queue cannot be read");
@@ -267,6 +271,8 @@ static void accepted(struct call *c, struct store_job *j)
 		unqueue(t, c->n);
 	if (o->given & GIVEN_UNTIL)
 		bond_settle(t, r->peer, j->rc == 0 ? o->id : 0);
+	if (j->rc == 0)
+		t->n_queued++;         /* also where it is being deleted: that may fail */
 	if (t->deleting || t->gone) {
 		answer_refused(c->engine, r, "no_session", "the session has been deleted");
 		return;
@@ -279,7 +285,6 @@ static void accepted(struct call *c, struct store_job *j)
 		return;
 	}
 	if (!again) {
-		t->n_queued++;
 		c->engine->stats.orders++;
 		resident_want(t);
 	}

@@ -143,13 +143,9 @@ static void ready(struct timeline *t)
 
 static void lacking(struct timeline *t, const struct store_job *j)
 {
-	struct engine *e = t->engine;
-
 	/* What it lacks may be on its way still, or wait for the disk. */
-	if (strcmp(j->why.name, "disk") == 0) {
-		t->stalled = e->retry = true;
-		e->retry_at = clock_seconds() + RETRY_MS / 1000.0;
-	}
+	if (strcmp(j->why.name, "disk") == 0)
+		timeline_stall(t);
 	if (t->stalled || t->n_log > 0) {
 		resident_leave(t, false);
 		return;

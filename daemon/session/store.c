@@ -278,8 +278,8 @@ static int job_allowed(struct store *s, const struct op *op, struct store_job *j
 	if (!s->redo_waits || redo_run(s, &why) == 0)
 		return 0;
 	group_fail(s, &why);
-	/* Others read what is committed; ids are asked for up to what was answered. */
-	if (!op->writes && j->op != STORE_TOKENS)
+	/* Others read what is committed; a session goes on from what was answered. */
+	if (!op->writes && j->op != STORE_TOKENS && j->op != STORE_ORDER_NEXT)
 		return 0;
 	j->why = why;
 	return REFUSED;

@@ -145,14 +145,18 @@ static void tell_evicted(struct timeline *t)
 
 /* ---- the way to the store ---- */
 
+void timeline_stall(struct timeline *t)
+{
+	t->stalled = t->engine->retry = true;
+	t->engine->retry_at = clock_seconds() + RETRY_MS / 1000.0;
+}
+
 static void keep_failed(struct timeline *t, struct call *c, struct store_job *j)
 {
 	if (!t->stalled)
 		log_error("session %llu: its log cannot be written (%s); it waits",
 		          (unsigned long long)t->row.id, j->why.name[0] ? j->why.name : "error");
-	t->stalled = true;
-	t->engine->retry = true;
-	t->engine->retry_at = clock_seconds() + RETRY_MS / 1000.0;
+	timeline_stall(t);
 	j->letter.next = NULL;
 	*t->failed_last = j;
 	t->failed_last = (struct store_job **)&j->letter.next;
@@ -165,9 +169,9 @@ static void logged(struct call *c, struct store_job *j)
 
 	t->n_log--;
 	t->killing = t->killing && t->n_log > 0;
-	if (t->deleting || t->gone)
+	if (t->gone)
 		return;
-	if (j->rc != 0) {
+	if (j->rc != 0) {              /* kept while it is being deleted, too: that may fail as well */
 		keep_failed(t, c, j);
 		return;
 	}
@@ -184,7 +188,7 @@ static void post(struct timeline *t, struct store_job *j)
 	call_post(call_new(t->engine, t, NULL, logged), j);
 }
 
-/* Failed writes again, in their order. */
+/* Failed writes again, in their order, and what could not be read meanwhile. */
 void timeline_retry(struct timeline *t)
 {
 	struct store_job *j, *next;
@@ -198,6 +202,8 @@ void timeline_retry(struct timeline *t)
 	t->failed = NULL;
 	t->failed_last = &t->failed;
 	t->stalled = false;
+	if (t->state != TIMELINE_ASLEEP && t->n_queued > 0)
+		order_ask(t);
 	resident_want(t);
 }
 

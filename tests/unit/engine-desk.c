@@ -446,6 +446,59 @@ uint64_t desk_long_story(struct desk *d, const char *name, float temperature, ui
 	return 0;
 }
 
+/* ---- an answer without an end ---- */
+
+/* What has been said becomes likelier: most answers end as one word for ever. */
+static uint64_t droning(struct desk *d, const char *name, uint64_t i, uint32_t n, bool until_disconnect)
+{
+	struct request *r = ask_new(VERB_SAY, name);
+	char text[64];
+	uint64_t order;
+
+	desk_create(d, name, false, 1, 0);
+	snprintf(text, sizeof text, "Tell me story %llu.", (unsigned long long)i);
+	ask_text(r, text);
+	r->given |= GIVEN_MAX_TOKENS | GIVEN_REPEAT_PENALTY;
+	r->settings.max_tokens = n;
+	r->settings.sampling.repeat_penalty = 0.01f;
+	r->until_disconnect = until_disconnect;
+	order = number(desk_ask(d, r), "request");
+	request_free(r);
+	return order;
+}
+
+/* Its second half, longer than a window, is a short piece again and again. */
+static bool circles(const struct desk *d, uint64_t order)
+{
+	size_t n, period, half;
+	char *s = desk_text(d, order, &n), *tail;
+	bool any = false;
+
+	half = n / 2;
+	tail = s + n - half;
+	for (period = 1; !any && period < half / 4; period++)
+		any = memcmp(tail, tail + period, half - period) == 0;
+	free(s);
+	return any;
+}
+
+uint64_t desk_endless(struct desk *d, const char *name, bool until_disconnect)
+{
+	uint64_t i, order;
+	bool found = false;
+
+	for (i = 1; i < 400 && !found; i++) {
+		order = droning(d, "probe", i, 500, false);
+		desk_turn_end(d, order);
+		found = desk_reason(d, order) == TURN_LENGTH && circles(d, order);
+		desk_delete(d, "probe");
+	}
+	assert_true(found);
+	order = droning(d, name, i - 1, 1000000, until_disconnect);
+	desk_texts(d, order, 5);
+	return order;
+}
+
 bool desk_idle(struct desk *d, const char *name)
 {
 	struct request *r = desk_ask(d, ask_new(VERB_INFO, name));

@@ -68,6 +68,8 @@ bool desk_idle(struct desk *d, const char *name);              /* nothing queued
  * on for n tokens. */
 uint64_t desk_story(struct desk *d, const char *name, float temperature, uint64_t i, uint32_t n);
 uint64_t desk_long_story(struct desk *d, const char *name, float temperature, uint32_t n);
+/* An answer of a million tokens has begun: the tiny model goes round in circles. */
+uint64_t desk_endless(struct desk *d, const char *name, bool until_disconnect);
 uint64_t desk_stat(struct desk *d, const char *key);
 
 #endif

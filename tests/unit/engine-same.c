@@ -310,22 +310,13 @@ static void power_loss(void **state)
 /* Bound to a peer that a new process cannot have. */
 static void bound_over_a_restart(void **state)
 {
-	struct request *r;
 	struct desk d;
-	uint64_t order, story;
+	uint64_t order;
 
 	(void)state;
 	desk_new(&d);
 	desk_start(&d);
-	story = desk_long_story(&d, "probe", 0, 500);
-	desk_turn_end(&d, desk_story(&d, "a", 0, story, 1));
-	r = ask_new(VERB_GENERATE, "a");
-	r->given |= GIVEN_MAX_TOKENS;
-	r->settings.max_tokens = 1000000;
-	r->until_disconnect = true;
-	order = number(desk_ask(&d, r), "request");
-	request_free(r);
-	desk_texts(&d, order, 3);
+	order = desk_endless(&d, "a", true);
 	desk_stop(&d);
 	desk_start(&d);
 	while (!desk_idle(&d, "a"))

@@ -198,26 +198,6 @@ static void whole_characters(void **state)
 	desk_remove(&d);
 }
 
-/* An answer of a million tokens: the tiny model goes round in circles. */
-static uint64_t endless(struct desk *d, const char *name, bool until_disconnect)
-{
-	uint64_t story = desk_long_story(d, "probe", 0, 1000), order;
-	struct request *r;
-	char text[64];
-
-	desk_create(d, name, false, 1, 0);
-	r = ask_new(VERB_SAY, name);
-	snprintf(text, sizeof text, "Tell me story %llu.", (unsigned long long)story);
-	ask_text(r, text);
-	r->given |= GIVEN_MAX_TOKENS;
-	r->settings.max_tokens = 1000000;
-	r->until_disconnect = until_disconnect;
-	order = number(desk_ask(d, r), "request");
-	request_free(r);
-	desk_texts(d, order, 5);
-	return order;
-}
-
 static void cancelling(void **state)
 {
 	struct request *r;
@@ -227,7 +207,7 @@ static void cancelling(void **state)
 	(void)state;
 	desk_new(&d);
 	desk_start(&d);
-	order = endless(&d, "a", false);
+	order = desk_endless(&d, "a", false);
 	queued = desk_order(&d, VERB_SAY, "a", "And?", 5);
 	r = desk_ask(&d, ask_new(VERB_CANCEL, "a"));
 	assert_true(number(r, "cancelled"));
@@ -252,7 +232,7 @@ static void peers_leave(void **state)
 	(void)state;
 	desk_new(&d);
 	desk_start(&d);
-	bound = endless(&d, "a", true);
+	bound = desk_endless(&d, "a", true);
 	r = ask_new(VERB_SAY, "a");
 	ask_text(r, "Tell me too.");
 	r->until_disconnect = true;
@@ -282,7 +262,7 @@ static void peers_leave_at_once(void **state)
 	(void)state;
 	desk_new(&d);
 	desk_start(&d);
-	endless(&d, "a", false);
+	desk_endless(&d, "a", false);
 	request_free(desk_ask(&d, ask_new(VERB_CANCEL, "a")));
 	r = ask_new(VERB_GENERATE, "a");
 	r->given |= GIVEN_MAX_TOKENS;
@@ -430,7 +410,7 @@ static void deleting(void **state)
 	(void)state;
 	desk_new(&d);
 	desk_start(&d);
-	endless(&d, "a", false);
+	desk_endless(&d, "a", false);
 	r = desk_ask(&d, ask_new(VERB_INFO, "a"));
 	id = r->session;
 	request_free(r);
@@ -441,6 +421,7 @@ static void deleting(void **state)
 	refused(&d, ask_new(VERB_INFO, "a"), "no_session");
 	desk_create(&d, "a", false, 1, 1);
 	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "Again.", 5));
+	check_log(&d, "a");
 	desk_stop(&d);
 	assert_true(desk_has_checkpoint(&d));
 	desk_remove(&d);
@@ -460,7 +441,7 @@ static void deleting_in_the_queue(void **state)
 	d.p.n_slot = 1;
 	d.p.slot_seconds = 1000;
 	desk_start(&d);
-	endless(&d, "a", false);
+	desk_endless(&d, "a", false);
 	for (i = 0; i < 3; i++) {
 		desk_create(&d, names[i], false, 1, 0);
 		order = desk_order(&d, VERB_SAY, names[i], "Me too.", 3);
@@ -523,19 +504,20 @@ static void files_grow(bool yes)
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &r), 0);
 }
 
-/* What the disk refuses is as if nobody had asked for it. */
-static void full_disk(void **state)
+/* What the disk refuses is as if nobody had asked for it: before and after an
+ * answer's own entries were refused, too. */
+static void full_disk(unsigned wait_ms)
 {
 	struct request *r;
 	struct desk d;
 
-	(void)state;
 	signal(SIGXFSZ, SIG_IGN);
 	desk_new(&d);
 	desk_start(&d);
-	endless(&d, "a", false);
+	desk_endless(&d, "a", false);
 	desk_create(&d, "b", true, 1, 0.5f);
 	files_grow(false);
+	usleep(wait_ms * 1000);
 	r = ask_new(VERB_SET, "b");
 	r->given = GIVEN_TEMPERATURE | GIVEN_SHARE;
 	r->settings.sampling.temperature = 2;
@@ -553,6 +535,18 @@ static void full_disk(void **state)
 	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "Again.", 5));
 	desk_stop(&d);
 	desk_remove(&d);
+}
+
+static void full_disk_at_once(void **state)
+{
+	(void)state;
+	full_disk(0);
+}
+
+static void full_disk_for_a_while(void **state)
+{
+	(void)state;
+	full_disk(300);
 }
 
 static void pinned_system(void **state)
@@ -627,7 +621,7 @@ static void another_model(void **state)
 	desk_start(&d);
 	desk_create(&d, "a", true, 1, 0);
 	desk_append_ids(&d, "a", (int32_t[]){ 100, 200, 300 }, 3);
-	endless(&d, "c", false);
+	desk_endless(&d, "c", false);
 	desk_stop(&d);
 	snprintf(other, sizeof other, "%.*s/tiny-gemma3.gguf", (int)(strrchr(d.p.model, '/') - d.p.model), d.p.model);
 	d.p.model = other;
@@ -668,7 +662,8 @@ int main(void)
 		cmocka_unit_test(deleting),
 		cmocka_unit_test(deleting_in_the_queue),
 		cmocka_unit_test(renamed_under_a_reader),
-		cmocka_unit_test(full_disk),
+		cmocka_unit_test(full_disk_at_once),
+		cmocka_unit_test(full_disk_for_a_while),
 		cmocka_unit_test(pinned_system),
 		cmocka_unit_test(scoring),
 		cmocka_unit_test(another_model),
