@@ -1,10 +1,11 @@
 /* File operations of checkpoints on a real file system: loops around EINTR and
- * short transfers, and nothing else. */
+ * short transfers and what O_DIRECT cannot do, and nothing else. */
 #include "daemon/session/disk.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,7 +15,17 @@ static int real_open(void *ctx, int dir, const char *name, int flags)
 	int fd = openat(dir, name, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
 
 	(void)ctx;
+	if (fd < 0 && errno == EINVAL && flags & O_DIRECT)     /* a file system without it */
+		fd = openat(dir, name, (flags & ~O_DIRECT) | O_CLOEXEC | O_NOFOLLOW, 0600);
 	return fd < 0 ? -errno : fd;
+}
+
+/* The end of a file, or a device with larger sectors: through the cache from here. */
+static bool not_direct(int file)
+{
+	int flags = fcntl(file, F_GETFL);
+
+	return flags >= 0 && flags & O_DIRECT && fcntl(file, F_SETFL, flags & ~O_DIRECT) == 0;
 }
 
 static int real_write(void *ctx, int file, const void *p, size_t n, uint64_t at)
@@ -25,7 +36,7 @@ static int real_write(void *ctx, int file, const void *p, size_t n, uint64_t at)
 	while (n > 0) {
 		ssize_t k = pwrite(file, c, n, (off_t)at);
 
-		if (k < 0 && errno == EINTR)
+		if (k < 0 && (errno == EINTR || (errno == EINVAL && not_direct(file))))
 			continue;
 		if (k <= 0)
 			return k < 0 ? -errno : -EIO;

@@ -10,7 +10,8 @@
 #include <stdint.h>
 
 struct disk {
-	int (*open)(void *ctx, int dir, const char *name, int flags);   /* a file number */
+	/* A file number.  O_DIRECT is a wish: multiples of 4096 bytes go past the system's cache. */
+	int (*open)(void *ctx, int dir, const char *name, int flags);
 	int (*write)(void *ctx, int file, const void *p, size_t n, uint64_t at);   /* all of it */
 	int (*read)(void *ctx, int file, void *p, size_t n, uint64_t at);   /* all of it, or -ENODATA */
 	int (*size)(void *ctx, int file, uint64_t *size);

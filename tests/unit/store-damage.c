@@ -584,6 +584,8 @@ static void test_salvage_cut_off(void **state)
 
 enum { N_KV = 3000, N_LOGITS = 101 };
 
+static size_t n_kv = N_KV;
+
 static struct checkpoint *make_checkpoint(void)
 {
 	struct checkpoint *c = calloc(1, sizeof *c);
@@ -596,10 +598,10 @@ static struct checkpoint *make_checkpoint(void)
 	c->n_computed = 1000;
 	c->start = 900;
 	c->chain = UINT64_MAX;
-	c->n_kv = N_KV;
-	c->kv = malloc(N_KV);
+	c->n_kv = n_kv;
+	c->kv = malloc(n_kv);
 	dice_state = 5;
-	fill(c->kv, N_KV);
+	fill(c->kv, n_kv);
 	c->n_logits = N_LOGITS;
 	c->logits = malloc(N_LOGITS * sizeof *c->logits);
 	for (i = 0; i < N_LOGITS; i++)
@@ -753,6 +755,25 @@ static size_t count_marks(struct desk *d)
 	return n;
 }
 
+/* Written in large pieces, past the system's cache where that can be: of every length
+ * about a piece's and a sector's. */
+static void test_checkpoint_lengths(void **state)
+{
+	static const size_t lengths[] = { 4096, 2u << 20, 6u << 20 };
+	const size_t others = 136 + N_LOGITS * sizeof(float) + 8;      /* head, logits, sum */
+	struct desk *d = *state;
+	size_t i, less;
+
+	assert_int_equal(open_all(d), 0);
+	for (i = 0; i < sizeof lengths / sizeof *lengths; i++)
+		for (less = 0; less < 3; less++) {
+			n_kv = lengths[i] - others + 1 - less;
+			assert_int_equal(put_checkpoint(d, row_a.id), 0);
+			assert_int_equal(get_checkpoint(d, row_a.id), 0);
+		}
+	n_kv = N_KV;
+}
+
 static void test_delete_leaves_nothing(void **state)
 {
 	struct desk *d = *state;
@@ -897,7 +918,8 @@ int main(void)
 		TEST(test_changed_row), TEST(test_changed_old_row), TEST(test_bits), TEST(test_cut_database),
 		TEST(test_garbage_database), TEST(test_foreign_database), TEST(test_salvage_whole),
 		TEST(test_salvage_cut), TEST(test_salvage_wal), TEST(test_salvage_pages), TEST(test_salvage_cut_off),
-		TEST(test_checkpoint), TEST(test_checkpoint_sizes), TEST(test_delete_leaves_nothing),
+		TEST(test_checkpoint), TEST(test_checkpoint_sizes), TEST(test_checkpoint_lengths),
+		TEST(test_delete_leaves_nothing),
 		TEST(test_full_disk), TEST(test_full_disk_alone),
 	};
 
