@@ -252,6 +252,14 @@ void ask_text(struct request *r, const char *text)
 	r->given |= GIVEN_TEXT;
 }
 
+void refused(struct desk *d, struct request *r, const char *name)
+{
+	desk_ask(d, r);
+	assert_int_equal(r->rc, REFUSED);
+	assert_string_equal(r->why.name, name);
+	request_free(r);
+}
+
 uint64_t number(const struct request *r, const char *key)
 {
 	const struct value *v;

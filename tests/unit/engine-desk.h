@@ -48,6 +48,7 @@ struct request *desk_answer(struct desk *d, struct request *r);        /* one po
 /* Requests as uid 1000. */
 struct request *ask_new(enum verb verb, const char *session);
 void ask_text(struct request *r, const char *text);
+void refused(struct desk *d, struct request *r, const char *name);      /* asks, by this name; frees r */
 uint64_t number(const struct request *r, const char *key);             /* of the result; asserts */
 const char *word(const struct request *r, const char *key);
 

@@ -13,14 +13,6 @@
 
 #include "daemon/base/utf8.h"
 
-static void refused(struct desk *d, struct request *r, const char *name)
-{
-	desk_ask(d, r);
-	assert_int_equal(r->rc, REFUSED);
-	assert_string_equal(r->why.name, name);
-	request_free(r);
-}
-
 /* seqs without gaps, positions that follow, everything READ as it was published. */
 static void check_log(struct desk *d, const char *name)
 {
@@ -274,126 +266,6 @@ static void peers_leave_at_once(void **state)
 	request_free(r);
 	desk_turn_end(&d, order);
 	assert_int_equal(desk_reason(&d, order), TURN_CANCELLED);
-	desk_stop(&d);
-	desk_remove(&d);
-}
-
-/* ---- who may, and how much ---- */
-
-static void caps(void **state)
-{
-	struct request *r;
-	struct desk d;
-	char big[5000];
-
-	(void)state;
-	desk_new(&d);
-	d.p.caps = (struct engine_caps){ .sessions = 2, .queued_bytes = 4000, .stored_bytes = 1u << 20 };
-	desk_start(&d);
-	desk_create(&d, "a", true, 1, 0);
-	desk_create(&d, "b", true, 1, 0);
-	refused(&d, ask_new(VERB_CREATE, "c"), "cap_sessions");
-	refused(&d, ask_new(VERB_CREATE, "a"), "session_exists");
-	r = ask_new(VERB_CREATE, "a");
-	r->uid = r->owner = 1001;
-	desk_ask(&d, r);
-	assert_int_equal(r->rc, 0);            /* another's name, another's cap */
-	request_free(r);
-	memset(big, 'x', sizeof big - 1);
-	big[sizeof big - 1] = '\0';
-	r = ask_new(VERB_APPEND, "a");
-	ask_text(r, big);
-	refused(&d, r, "cap_queued");
-	r = ask_new(VERB_CREATE, "big");
-	r->uid = r->owner = 1002;
-	r->given = GIVEN_WINDOW;
-	r->window.n_recent = 1020;
-	refused(&d, r, "window_too_large");
-	desk_stop(&d);
-	desk_remove(&d);
-}
-
-static struct request *as(struct request *r, uid_t uid, gid_t gid)
-{
-	r->uid = uid;
-	r->gid = gid;
-	return r;
-}
-
-static void access_rules(void **state)
-{
-	struct request *r;
-	struct desk d;
-
-	(void)state;
-	desk_new(&d);
-	desk_start(&d);
-	desk_create(&d, "a", true, 1, 0);
-	refused(&d, as(ask_new(VERB_INFO, "a"), 1001, 1000), "no_session");
-	refused(&d, as(ask_new(VERB_DELETE, "a"), 1001, 1000), "no_session");
-	r = ask_new(VERB_SET, "a");
-	r->given = GIVEN_SHARE;
-	r->share = SHARE_GROUP_READ;
-	desk_ask(&d, r);
-	assert_int_equal(r->rc, 0);
-	request_free(r);
-	r = desk_ask(&d, as(ask_new(VERB_INFO, "a"), 1001, 1000));
-	assert_string_equal(word(r, "share"), "group-read");
-	request_free(r);
-	r = as(ask_new(VERB_APPEND, "a"), 1001, 1000);
-	ask_text(r, "x");
-	refused(&d, r, "not_allowed");
-	refused(&d, as(ask_new(VERB_DELETE, "a"), 1001, 1000), "not_allowed");
-	refused(&d, as(ask_new(VERB_INFO, "a"), 1001, 1001), "no_session");
-	r = ask_new(VERB_RENAME, "a");
-	strcpy(r->new_name, "b");
-	desk_ask(&d, r);
-	assert_string_equal(word(r, "session"), "b");
-	request_free(r);
-	refused(&d, ask_new(VERB_INFO, "a"), "no_session");
-	r = desk_ask(&d, as(ask_new(VERB_LIST, ""), 1001, 1000));
-	assert_int_equal(value_get(r->result, "sessions")->l.n, 1);
-	request_free(r);
-	r = desk_ask(&d, as(ask_new(VERB_LIST, ""), 1001, 5));
-	assert_int_equal(value_get(r->result, "sessions")->l.n, 0);
-	request_free(r);
-	r = as(ask_new(VERB_INFO, "b"), 0, 0);
-	desk_ask(&d, r);
-	assert_int_equal(r->rc, 0);
-	request_free(r);
-	desk_stop(&d);
-	desk_remove(&d);
-}
-
-static void mistakes(void **state)
-{
-	struct request *r;
-	struct desk d;
-
-	(void)state;
-	desk_new(&d);
-	desk_start(&d);
-	desk_create(&d, "a", false, 1, 0);
-	desk_create(&d, "raw", true, 1, 0);
-	refused(&d, ask_new(VERB_APPEND, "a"), "bad_param");
-	refused(&d, ask_new(VERB_CREATE, ".a"), "bad_name");
-	r = ask_new(VERB_APPEND, "raw");
-	ask_text(r, "x");
-	r->given |= GIVEN_ROLE;
-	r->role = ROLE_USER;
-	refused(&d, r, "role_unknown");
-	r = ask_new(VERB_APPEND, "a");
-	r->given = GIVEN_TOKENS;
-	ids_push(&r->tokens, 419);
-	refused(&d, r, "bad_param");
-	r = ask_new(VERB_GENERATE, "a");
-	r->given = GIVEN_TOP_P;
-	r->settings.sampling.top_p = 2;
-	refused(&d, r, "bad_param");
-	r = ask_new(VERB_GENERATE, "a");
-	r->given = GIVEN_MAX_TOKENS;
-	refused(&d, r, "bad_param");
-	refused(&d, ask_new(VERB_GENERATE, "none"), "no_session");
 	desk_stop(&d);
 	desk_remove(&d);
 }
@@ -656,9 +528,6 @@ int main(void)
 		cmocka_unit_test(cancelling),
 		cmocka_unit_test(peers_leave),
 		cmocka_unit_test(peers_leave_at_once),
-		cmocka_unit_test(caps),
-		cmocka_unit_test(access_rules),
-		cmocka_unit_test(mistakes),
 		cmocka_unit_test(deleting),
 		cmocka_unit_test(deleting_in_the_queue),
 		cmocka_unit_test(renamed_under_a_reader),
