@@ -1,7 +1,7 @@
 /*
  * Operations by rows against double precision: embed, norm, gated activations,
  * add, softcap, clamp, select; bitwise the same on every instruction set and number of
- * threads.  The largest of a row are top.c's.  And the pool: every item once, whoever comes.
+ * threads.  The largest of a row are top.c's.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,12 +10,9 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "kernels/cpu/pool.h"
 #include "tests/kernels/desk.h"
 #include "tests/kernels/top.h"
 
@@ -551,100 +548,6 @@ static void planes_beside(void **state)
 	}
 }
 
-/* ---- the pool ---- */
-
-struct marks { atomic_uint count[1000]; atomic_uint who[8]; };
-
-static void mark(void *ctx, uint32_t item, unsigned worker)
-{
-	struct marks *m = ctx;
-
-	atomic_fetch_add(&m->count[item], 1);
-	atomic_fetch_add(&m->who[worker], 1);
-}
-
-static void pool_items(void **state)
-{
-	static struct marks m;
-	struct pool *p;
-	uint32_t n, total = 0;
-	unsigned who = 0;
-
-	(void)state;
-	assert_int_equal(pool_open(&p, 5), 0);
-	assert_int_equal(pool_threads(p), 5);
-	for (int round = 0; round < 2000; round++) {
-		n = (uint32_t)(round * 7 % 41);
-		memset(&m.count, 0, sizeof(m.count));
-		pool_run(p, mark, &m, n);
-		if (round % 50 == 0)
-			pool_rest(p);
-		for (uint32_t i = 0; i < 41; i++)
-			assert_int_equal(atomic_load(&m.count[i]), i < n);
-		total += n;
-	}
-	for (int i = 0; i < 8; i++)
-		who += atomic_load(&m.who[i]);
-	assert_int_equal(who, total);
-	pool_close(p);
-	pool_close(NULL);
-}
-
-/* A processor that is shared, as the caller sees it: its time is taken away while workers
- * take part. */
-struct shared { atomic_bool together; bool before, free; };
-
-static double seconds(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static void share(void *ctx, uint32_t item, unsigned worker)
-{
-	const struct timespec ms = { .tv_nsec = 1000000 };
-	struct shared *s = ctx;
-	double end = seconds() + 1e-3;
-
-	(void)item;
-	if (worker != 0)
-		atomic_store(&s->together, true);
-	if (worker != 0 || (s->before && !s->free))
-		nanosleep(&ms, NULL);
-	while (seconds() < end)
-		;
-}
-
-/* Until every job has been so for longer than a trial. */
-static void until(struct pool *p, struct shared *s, bool together)
-{
-	double now = seconds(), end = now + 60, since = now;
-
-	while (now < end && now - since < 0.15) {
-		pool_run(p, share, s, 8);
-		s->before = atomic_exchange(&s->together, false);
-		now = seconds();
-		since = s->before == together ? since : now;
-	}
-	assert_true(now - since >= 0.15);
-}
-
-static void pool_works_alone(void **state)
-{
-	struct shared s = { .free = false };
-	struct pool *p;
-
-	(void)state;
-	assert_int_equal(pool_open(&p, 3), 0);
-	until(p, &s, true);
-	until(p, &s, false);
-	s.free = true;
-	until(p, &s, true);
-	pool_close(p);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -657,8 +560,6 @@ int main(void)
 		cmocka_unit_test(planes_beside),
 		cmocka_unit_test(top_as_sorted),
 		cmocka_unit_test(top_whoever_is_there),
-		cmocka_unit_test(pool_items),
-		cmocka_unit_test(pool_works_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

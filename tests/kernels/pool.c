@@ -1,0 +1,130 @@
+/* The pool: every item once, by whichever worker; and the caller works alone where its
+ * processor is another's while workers take part. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernels/cpu/pool.h"
+
+struct marks { atomic_uint count[1000]; atomic_uint who[8]; };
+
+static void mark(void *ctx, uint32_t item, unsigned worker)
+{
+	struct marks *m = ctx;
+
+	atomic_fetch_add(&m->count[item], 1);
+	atomic_fetch_add(&m->who[worker], 1);
+}
+
+static void pool_items(void **state)
+{
+	static struct marks m;
+	struct pool *p;
+	uint32_t n, total = 0;
+	unsigned who = 0;
+
+	(void)state;
+	assert_int_equal(pool_open(&p, 5), 0);
+	assert_int_equal(pool_threads(p), 5);
+	for (int round = 0; round < 2000; round++) {
+		n = (uint32_t)(round * 7 % 41);
+		memset(&m.count, 0, sizeof(m.count));
+		pool_run(p, mark, &m, n);
+		if (round % 50 == 0)
+			pool_rest(p);
+		for (uint32_t i = 0; i < 41; i++)
+			assert_int_equal(atomic_load(&m.count[i]), i < n);
+		total += n;
+	}
+	for (int i = 0; i < 8; i++)
+		who += atomic_load(&m.who[i]);
+	assert_int_equal(who, total);
+	pool_close(p);
+	pool_close(NULL);
+}
+
+/* A processor that is shared, as the caller sees it: its time is taken away while workers
+ * take part. */
+struct shared { atomic_bool together; bool before, free; };
+
+static double seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void share(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct timespec ms = { .tv_nsec = 1000000 };
+	struct shared *s = ctx;
+	double end = seconds() + 1e-3;
+
+	(void)item;
+	if (worker != 0)
+		atomic_store(&s->together, true);
+	if (worker != 0 || (s->before && !s->free))
+		nanosleep(&ms, NULL);
+	while (seconds() < end)
+		;
+}
+
+/* Until every job has been so for longer than a trial; false: not within a minute. */
+static bool until(struct pool *p, struct shared *s, bool together)
+{
+	double now = seconds(), end = now + 60, since = now;
+
+	while (now < end && now - since < 0.15) {
+		pool_run(p, share, s, 8);
+		s->before = atomic_exchange(&s->together, false);
+		now = seconds();
+		since = s->before == together ? since : now;
+	}
+	return now - since >= 0.15;
+}
+
+/* Together, where nobody else is at work: then alone is right, and says nothing. */
+static void until_together(struct pool *p, struct shared *s)
+{
+	double load = 0;
+
+	if (until(p, s, true))
+		return;
+	assert_int_equal(getloadavg(&load, 1), 1);
+	assert_true(load > (double)sysconf(_SC_NPROCESSORS_ONLN));
+	pool_close(p);
+	skip();
+}
+
+static void pool_works_alone(void **state)
+{
+	struct shared s = { .free = false };
+	struct pool *p;
+
+	(void)state;
+	assert_int_equal(pool_open(&p, 3), 0);
+	until_together(p, &s);
+	assert_true(until(p, &s, false));
+	s.free = true;
+	until_together(p, &s);
+	pool_close(p);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(pool_items),
+		cmocka_unit_test(pool_works_alone),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
