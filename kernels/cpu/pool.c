@@ -183,6 +183,11 @@ static void account(struct gain *g, uint64_t begin)
 {
 	uint64_t now = clock_ns(CLOCK_MONOTONIC), cpu;
 
+	if (g->cpu_ns == 0) {          /* the first job: only now is anything known of the caller's time */
+		g->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+		g->last = now;
+		return;
+	}
 	g->ns += now - (g->last != 0 ? g->last : begin);
 	g->last = now;
 	if (g->ns < TRIAL_NS)

@@ -107,12 +107,13 @@ static void until_together(struct pool *p, struct shared *s)
 
 static void pool_works_alone(void **state)
 {
-	struct shared s = { .free = false };
+	struct shared s = { .free = true };
 	struct pool *p;
 
 	(void)state;
 	assert_int_equal(pool_open(&p, 3), 0);
 	until_together(p, &s);
+	s.free = false;
 	assert_true(until(p, &s, false));
 	s.free = true;
 	until_together(p, &s);
