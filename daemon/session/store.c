@@ -233,19 +233,20 @@ static const struct op {
 	int (*run)(struct store *s, struct store_job *j);
 	bool writes;                   /* refused where the store is read-only */
 	bool durable;                  /* always; else where the job asks for it */
+	bool goes_on;                  /* reads where a session stands: what was answered, not only what is committed */
 } ops[N_STORE_OP] = {
-	[STORE_SESSION_PUT]     = { run_session_put, true, true },
-	[STORE_SESSION_DELETE]  = { run_session_delete, true, true },
-	[STORE_ORDER_PUT]       = { run_order_put, true, true },
-	[STORE_ORDER_NEXT]      = { run_order_next, false, false },
-	[STORE_LOG]             = { run_log, true, false },
-	[STORE_READ]            = { run_read, false, false },
-	[STORE_TOKENS]          = { run_tokens, false, false },
-	[STORE_CHECKPOINT_PUT]  = { run_checkpoint_put, true, false },
-	[STORE_CHECKPOINT_GET]  = { run_checkpoint_get, false, false },
-	[STORE_CHECKPOINT_DROP] = { run_checkpoint_drop, true, false },
-	[STORE_SYNC]            = { run_sync, true, true },
-	[STORE_STOP]            = { run_stop, false, false },
+	[STORE_SESSION_PUT]     = { run_session_put, true, true, false },
+	[STORE_SESSION_DELETE]  = { run_session_delete, true, true, false },
+	[STORE_ORDER_PUT]       = { run_order_put, true, true, false },
+	[STORE_ORDER_NEXT]      = { run_order_next, false, false, true },
+	[STORE_LOG]             = { run_log, true, false, false },
+	[STORE_READ]            = { run_read, false, false, false },
+	[STORE_TOKENS]          = { run_tokens, false, false, true },
+	[STORE_CHECKPOINT_PUT]  = { run_checkpoint_put, true, false, false },
+	[STORE_CHECKPOINT_GET]  = { run_checkpoint_get, false, false, false },
+	[STORE_CHECKPOINT_DROP] = { run_checkpoint_drop, true, false, false },
+	[STORE_SYNC]            = { run_sync, true, true, false },
+	[STORE_STOP]            = { run_stop, false, false, false },
 };
 
 /* Writes again what had been answered before a commit that failed.  An entry that
@@ -278,8 +279,7 @@ static int job_allowed(struct store *s, const struct op *op, struct store_job *j
 	if (!s->redo_waits || redo_run(s, &why) == 0)
 		return 0;
 	group_fail(s, &why);
-	/* Others read what is committed; a session goes on from what was answered. */
-	if (!op->writes && j->op != STORE_TOKENS && j->op != STORE_ORDER_NEXT)
+	if (!op->writes && !op->goes_on)       /* what is committed will do */
 		return 0;
 	j->why = why;
 	return REFUSED;
