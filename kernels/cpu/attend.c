@@ -141,7 +141,7 @@ static bool queries(const struct job *j, const struct tile *t, bool head, struct
 	room->queries = these;
 	for (uint32_t r = 0, i = 0; r < t->n_row; r++)
 		for (uint32_t h = 0; h < t->n_head; h++, i++)
-			cpu_rotate(j->b, j->a->rope, j->table, t->row + r, head ? ROPE_SINK : ROPE_WINDOW,
+			cpu_rotate(j->b, j->table, t->row + r, head ? ROPE_SINK : ROPE_WINDOW,
 			           dim, j->a->scale, j->q->x + (t->row + r) * j->q->stride + (t->head + h) * dim,
 			           room->q + i * ROUND16(dim));
 	return true;

@@ -106,7 +106,7 @@ static int open_rooms(struct backend *b, struct kv *kv)
 
 	if (rc < 0)
 		return rc;
-	kv->rope_room_floats = (size_t)b->n_row_max * 2 * ROUND16(dim);
+	kv->rope_room_floats = (size_t)b->n_row_max * 2 * 2 * ROUND16(dim);
 	kv->rope_room = cpu_alloc(kv->rope_room_floats * ROPE_TABLES * sizeof(float));
 	kv->places = cpu_alloc((size_t)b->n_row_max * kv->shape.n_layer * sizeof(*kv->places));
 	kv->tiles = cpu_alloc(((size_t)b->n_row_max + 1) * sizeof(*kv->tiles));
@@ -222,7 +222,6 @@ void cpu_kv_begin(struct backend *b)
 
 struct store {
 	struct backend *b;
-	const struct rope *rope;
 	const struct rope_table *table;
 	const struct act *k, *v;
 	uint32_t layer;
@@ -289,8 +288,7 @@ static void store_row(void *ctx, uint32_t row, unsigned worker)
 	float *k = b->scratch[worker].q;
 
 	for (uint32_t h = 0; h < l->n_head_kv; h++) {
-		cpu_rotate(b, s->rope, s->table, row, ROPE_WINDOW, dim, 1.0f,
-		           s->k->x + row * s->k->stride + h * dim, k);
+		cpu_rotate(b, s->table, row, ROPE_WINDOW, dim, 1.0f, s->k->x + row * s->k->stride + h * dim, k);
 		if (q8 && ring) {
 			cpu_kv_split(b->kv, p, slot, h, dim, &s8);
 			put_q8(b, &s8, place - p->span.n_head, k, s->v->x + row * s->v->stride + h * dim, dim);
@@ -305,7 +303,7 @@ static void store_row(void *ctx, uint32_t row, unsigned worker)
 void cpu_store(struct backend *b, uint32_t layer, const struct rope *r,
                const struct act *k, const struct act *v)
 {
-	struct store s = { b, r, NULL, k, v, layer };
+	struct store s = { b, NULL, k, v, layer };
 	const struct kv_layer *l;
 
 	cpu_products(b);

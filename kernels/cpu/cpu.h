@@ -25,18 +25,19 @@ struct act {
 	uint32_t width;
 	size_t stride;                   /* width padded to 16 */
 	float *x;                        /* [n_row_max][stride] */
-	int8_t *q;                       /* [n_row_max][2 * width], NULL if width % 32 */
-	struct qblock *b;                /* [n_row_max][width / 32] */
-	uint32_t n_quantized;            /* rows whose q is that of x */
-	bool multiplied;                 /* a product has wanted q: rows are made into it as they are written */
+	struct quanta in;                /* of x: q [n_row_max][n_plane * width], blocks [n_row_max][width / 32]; */
+	void *blocks;                    /* their room, NULL if width % 32 */
+	uint32_t n_quantized;            /* rows whose quanta are those of x */
+	bool multiplied;                 /* a product has wanted them: they are made as rows are written */
 };
 
-/* cos and sin of every row of the batch, of one rope */
+/* Turns (isa.h) of every row of the batch, of one rope. */
 struct rope_table {
 	const uint64_t *freq;            /* NULL: unused */
+	enum rope_order order;
 	uint32_t n_rot;
 	float scale;
-	float *at;                       /* [n_row_max][2 queries][n_rot/2][2] */
+	float *at;                       /* [n_row_max][2 queries][2][n_rot] */
 };
 
 enum { ROPE_WINDOW, ROPE_SINK };         /* at pos; at window_query(pos) */
@@ -136,11 +137,11 @@ void cpu_weight_row(const struct weight *w, uint32_t row, float scale, float *ou
 /* A group as float32 [n_in][16], from the packed form (or the vector). */
 void cpu_weight_tile(const struct weight *w, uint32_t group, float *tile);
 
-/* Sines of the batch's rows for r; the row's [n_rot/2][2] of one kind of query. */
+/* Turns of the batch's rows for r; NULL where r turns nothing. */
 const struct rope_table *cpu_rope(struct backend *b, const struct rope *r);
-/* out = in * scale with the first n_rot dims rotated; r may be NULL */
-void cpu_rotate(const struct backend *b, const struct rope *r, const struct rope_table *t,
-                uint32_t row, int query, uint32_t head_dim, float scale, const float *in, float *out);
+/* out = in * scale with the first n_rot dims rotated; t may be NULL */
+void cpu_rotate(const struct backend *b, const struct rope_table *t, uint32_t row, int query, uint32_t head_dim,
+                float scale, const float *in, float *out);
 
 size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w);
 const char *cpu_kv_layout(const struct backend *b, enum kv_type type);
@@ -169,6 +170,8 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 
 int cpu_act_new(struct backend *b, uint32_t width, struct act **out);
 void cpu_act_free(struct backend *b, struct act *a);
+/* From block on, of all rows' blocks. */
+struct quanta cpu_quanta(const struct backend *b, const struct act *a, size_t block);
 void cpu_embed(struct backend *b, const struct weight *w, float scale, struct act *out);
 void cpu_norm(struct backend *b, const struct norm *n, const struct act *in, struct act *out);
 void cpu_glu(struct backend *b, enum glu_kind kind, const struct act *gate,

@@ -54,10 +54,13 @@ struct weight {
  * q = high alone. */
 #define ACT_MOST 16256.0f                /* 127 * 128 */
 
-struct qblock {                          /* of 32 values: x = d * q; 32 highs, then 32 lows */
-	float d;
-	float s, half[2];                /* d * (sum of q), of all 32 and of both halves */
-	int32_t sum, half_sum[2], unused;
+/* Values in blocks of 32, x = d * q.  All but q are arrays over blocks, since many rows
+ * of them must stay in the first cache: who reads a block of a row reads its neighbours next. */
+struct quanta {
+	int8_t *q;                       /* [block][n_plane][32]: highs, then lows */
+	float *d;
+	float *s[3];                     /* d * (sum of q), of all 32 and of each sixteen */
+	int32_t *start[3];               /* -8 * (sum of q): where products start whose weights are 8 too large */
 };
 
 struct rows {                            /* of a matmul; strides in elements */
@@ -65,10 +68,8 @@ struct rows {                            /* of a matmul; strides in elements */
 	unsigned n_plane;                /* 2; 1: highs alone */
 	const float *x;
 	size_t x_stride;
-	const int8_t *q;                 /* [n_in / 32][2][32] */
-	size_t q_stride;
-	const struct qblock *b;
-	size_t b_stride;
+	struct quanta in;                /* of the first row, to be read; a row has q_stride bytes and b_stride blocks */
+	size_t q_stride, b_stride;
 	float *out;
 	size_t out_stride;
 };
@@ -83,8 +84,9 @@ struct rows {                            /* of a matmul; strides in elements */
 #define ROUND32(n) (((n) + 31) / 32 * 32)
 
 struct planes {                          /* up to 256 values in fifteen bits */
-	int8_t q[2 * SPLIT_KEYS];        /* of 32 values the highs, then the lows */
-	struct qblock b[SPLIT_KEYS / 32];
+	int8_t q[2 * SPLIT_KEYS];        /* struct quanta's */
+	float d[SPLIT_KEYS / 32], s[3][SPLIT_KEYS / 32];
+	int32_t start[3][SPLIT_KEYS / 32];
 };
 
 struct split {
@@ -134,8 +136,8 @@ void cpu_top_push(struct top_part *p, float x, uint32_t id);
 struct isa {
 	const char *name;                /* backend_params.isa */
 	const char *title;               /* for people */
-	/* n % 32 = 0; lows are written in any case */
-	void (*quantize)(const float *x, uint32_t n, unsigned n_plane, int8_t *q, struct qblock *b);
+	/* n % 32 = 0, n_plane 1 or 2 */
+	void (*quantize)(const float *x, uint32_t n, unsigned n_plane, struct quanta to);
 	/* out[row][16 * group ...] of quantized weights and activations */
 	void (*dot)(const struct weight *w, uint32_t group, const struct rows *r, const float *bias);
 	/* the same in float32; tile: [n_in][16] of kind pack (F32, F16, BF16) */
@@ -147,6 +149,10 @@ struct isa {
 	void (*glu)(enum glu_kind kind, const float *gate, const float *up, float *out, size_t n);
 	void (*add)(const float *x, const float *y, float *out, size_t n);
 	void (*softcap)(float cap, float *x, size_t n);
+	/* out = in * scale of n values; of these the first n_rot are turned by pairs: y = x * turn[0] + the other of
+	 * the pair * turn[1], turn [2][n_rot] */
+	void (*rotate)(enum rope_order order, const float *turn, uint32_t n_rot, float scale, const float *in, uint32_t n,
+	               float *out);
 	/* Bytes q + 128 with x = d * q, one half d for each n_same values; n % n_same = 0,
 	 * n_same % 16 = 0 */
 	void (*to_q8)(const float *x, uint32_t n, uint32_t n_same, uint8_t *q, uint16_t *d);

@@ -96,13 +96,28 @@ INLINE __m256 max_size_(__m256 a, __m256 b)
 	return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
 }
 INLINE v16 v_max_size(v16 x, v16 y) { BOTH(max_size_(x.a, y.a), max_size_(x.b, y.b)); }
-INLINE float v_most_size(v16 x)
+#define FOUR_(op) \
+	__m256i x = op(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)); \
+	__m256i y = op(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d)); \
+	\
+	x = op(_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y)); \
+	return op(x, _mm256_permute2x128_si256(x, x, 1))
+INLINE __m256i most_of4_(__m256i a, __m256i b, __m256i c, __m256i d) { FOUR_(_mm256_max_epi32); }
+INLINE __m256i total4_(__m256i a, __m256i b, __m256i c, __m256i d) { FOUR_(_mm256_add_epi32); }
+#undef FOUR_
+INLINE __m256i most_bits_(v16 x) { return _mm256_castps_si256(max_size_(x.a, x.b)); }
+INLINE v16 v_most_size4(v16 a, v16 b, v16 c, v16 d)
 {
-	__m256i y = _mm256_castps_si256(max_size_(x.a, x.b));
-	__m128i z = _mm_max_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+	__m256 most = _mm256_castsi256_ps(most_of4_(most_bits_(a), most_bits_(b), most_bits_(c), most_bits_(d)));
 
-	z = _mm_max_epi32(z, _mm_unpackhi_epi64(z, z));
-	return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(z, _mm_shuffle_epi32(z, 1))));
+	BOTH(most, most);
+}
+INLINE v16i v_total4(v16i a, v16i b, v16i c, v16i d)
+{
+	__m256i sum = total4_(_mm256_add_epi32(a.a, a.b), _mm256_add_epi32(b.a, b.b),
+	                      _mm256_add_epi32(c.a, c.b), _mm256_add_epi32(d.a, d.b));
+
+	return (v16i){ sum, sum };
 }
 INLINE void v_store(float *p, v16 x)
 {
@@ -114,6 +129,7 @@ INLINE void v_store_f16(uint16_t *p, v16 x)
 	_mm_storeu_si128((void *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
 	_mm_storeu_si128((void *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
+INLINE v16 v_swap_pairs(v16 x) { BOTH(_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)); }
 INLINE __m256 scale8_(__m256 a, __m256 t)
 {
 	__m256i n = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
@@ -121,10 +137,20 @@ INLINE __m256 scale8_(__m256 a, __m256 t)
 	return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), n));
 }
 INLINE v16 v_scale2(v16 x, v16 t) { BOTH(scale8_(x.a, t.a), scale8_(x.b, t.b)); }
+INLINE v16i v_int(v16 x) { return (v16i){ _mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b) }; }
+INLINE v16i v_store_i8(int8_t *p, v16 x)
+{
+	v16i q = v_int(x);
+	__m128i a = _mm_packs_epi32(_mm256_castsi256_si128(q.a), _mm256_extracti128_si256(q.a, 1));
+	__m128i b = _mm_packs_epi32(_mm256_castsi256_si128(q.b), _mm256_extracti128_si256(q.b, 1));
+
+	_mm_storeu_si128((void *)p, _mm_packs_epi16(a, b));
+	return q;
+}
 INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 x)
 {
 	const __m128i half = _mm_set1_epi16(64);
-	v16i q = { _mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b) };
+	v16i q = v_int(x);
 	__m128i qa = _mm_packs_epi32(_mm256_castsi256_si128(q.a), _mm256_extracti128_si256(q.a, 1));
 	__m128i qb = _mm_packs_epi32(_mm256_castsi256_si128(q.b), _mm256_extracti128_si256(q.b, 1));
 	__m128i ha = _mm_srai_epi16(_mm_add_epi16(qa, half), 7), hb = _mm_srai_epi16(_mm_add_epi16(qb, half), 7);
@@ -133,21 +159,6 @@ INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 x)
 	_mm_storeu_si128((void *)low, _mm_packs_epi16(_mm_sub_epi16(qa, _mm_slli_epi16(ha, 7)),
 	                                              _mm_sub_epi16(qb, _mm_slli_epi16(hb, 7))));
 	return q;
-}
-INLINE v16i v_high(v16i x)
-{
-	const __m256i half = _mm256_set1_epi32(64);
-
-	return (v16i){ _mm256_srai_epi32(_mm256_add_epi32(x.a, half), 7), _mm256_srai_epi32(_mm256_add_epi32(x.b, half), 7) };
-}
-INLINE int32_t v_total(v16i x)
-{
-	__m256i y = _mm256_add_epi32(x.a, x.b);
-	__m128i s = _mm_add_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
-
-	s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-	s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-	return _mm_cvtsi128_si32(s);
 }
 INLINE v16i v_join(v16i high, v16i low)
 {
@@ -230,15 +241,14 @@ INLINE __m256i dot8_(const vw *w, int h, const int8_t *x, int from, int to)
 	return w->nibble ? _mm256_madd_epi16(r, ones) : r;
 }
 
-INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t sum, int from, int to)
+/* Where there is an offset left, it is 8. */
+INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t start, int from, int to)
 {
 	v16i r = { dot8_(w, 0, x, from, to), dot8_(w, 1, x, from, to) };
 
 	if (w->off) {
-		__m256i o = _mm256_set1_epi32(w->off * sum);
-
-		r.a = _mm256_sub_epi32(r.a, o);
-		r.b = _mm256_sub_epi32(r.b, o);
+		r.a = _mm256_add_epi32(r.a, _mm256_set1_epi32(start));
+		r.b = _mm256_add_epi32(r.b, _mm256_set1_epi32(start));
 	}
 	return r;
 }
@@ -271,9 +281,9 @@ INLINE v16i vq_dot(v16i sum, vq w, const int8_t *x)
 	return (v16i){ quads8_(sum.a, w.a, w.size_a, xs), quads8_(sum.b, w.b, w.size_b, xs) };
 }
 /* The bytes are made signed as they are loaded. */
-INLINE v16i vq_start(int32_t total)
+INLINE v16i vq_start(int32_t start)
 {
-	(void)total;
+	(void)start;
 	return (v16i){ _mm256_setzero_si256(), _mm256_setzero_si256() };
 }
 

@@ -70,43 +70,48 @@ INLINE v16 v_max_size(v16 a, v16 b)
 {
 	return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
 }
-INLINE float v_most_size(v16 a)
+#define FOUR_(op) \
+	v16i x = op(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); \
+	v16i y = op(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d)); \
+	\
+	x = op(_mm512_unpacklo_epi64(x, y), _mm512_unpackhi_epi64(x, y)); \
+	x = op(x, _mm512_shuffle_i64x2(x, x, 0x4e)); \
+	return op(x, _mm512_shuffle_i64x2(x, x, 0xb1))
+INLINE v16i most_of4_(v16i a, v16i b, v16i c, v16i d) { FOUR_(_mm512_max_epi32); }
+INLINE v16i v_total4(v16i a, v16i b, v16i c, v16i d) { FOUR_(_mm512_add_epi32); }
+#undef FOUR_
+INLINE v16 v_most_size4(v16 a, v16 b, v16 c, v16 d)
 {
-	__m512i i = _mm512_castps_si512(a);
-	__m256i x = _mm256_max_epi32(_mm512_castsi512_si256(i), _mm512_extracti64x4_epi64(i, 1));
-	__m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-
-	y = _mm_max_epi32(y, _mm_unpackhi_epi64(y, y));
-	return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(y, _mm_shuffle_epi32(y, 1))));
+	return _mm512_castsi512_ps(most_of4_(_mm512_castps_si512(a), _mm512_castps_si512(b),
+	                                     _mm512_castps_si512(c), _mm512_castps_si512(d)));
 }
 INLINE void v_store(float *p, v16 a) { _mm512_storeu_ps(p, a); }
 INLINE void v_store_f16(uint16_t *p, v16 a)
 {
 	_mm256_storeu_si256((void *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+INLINE v16 v_swap_pairs(v16 a) { return _mm512_permute_ps(a, 0xb1); }
 INLINE v16 v_scale2(v16 a, v16 t)
 {
 	__m512i n = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
 
 	return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), n));
 }
-INLINE v16i v_high(v16i a) { return _mm512_srai_epi32(_mm512_add_epi32(a, _mm512_set1_epi32(64)), 7); }
+INLINE v16i v_int(v16 a) { return _mm512_cvtps_epi32(a); }
+INLINE v16i v_store_i8(int8_t *p, v16 a)
+{
+	__m512i q = _mm512_cvtps_epi32(a);
+
+	_mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(q));
+	return q;
+}
 INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 {
-	__m512i q = _mm512_cvtps_epi32(a), h = v_high(q);
+	__m512i q = _mm512_cvtps_epi32(a), h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
 
 	_mm_storeu_si128((void *)high, _mm512_cvtepi32_epi8(h));
 	_mm_storeu_si128((void *)low, _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(h, 7))));
 	return q;
-}
-INLINE int32_t v_total(v16i a)
-{
-	__m256i x = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
-	__m128i y = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-
-	y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4e));
-	y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1));
-	return _mm_cvtsi128_si32(y);
 }
 INLINE v16i v_join(v16i high, v16i low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low); }
 INLINE v16 v_float(v16i a) { return _mm512_cvtepi32_ps(a); }
@@ -155,9 +160,17 @@ INLINE vw vw_load8(const uint8_t *p, int off)
 	return w;
 }
 
-INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t sum, int from, int to)
+/* start: -8 times the sum of x; log2 of how many eights an offset has */
+INLINE v16i start_(int32_t start, const int off)
 {
-	__m512i r = w->off ? _mm512_set1_epi32(-w->off * sum) : _mm512_setzero_si512();
+	__m512i r = _mm512_set1_epi32(start);
+
+	return off == 0 ? _mm512_setzero_si512() : off == 8 ? r : _mm512_slli_epi32(r, off == 16 ? 1 : off == 32 ? 2 : 4);
+}
+
+INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t start, int from, int to)
+{
+	__m512i r = start_(start, w->off);
 	int32_t quad;
 
 	UNROLL for (int j = from; j < to; j++) {
@@ -178,7 +191,6 @@ INLINE v16i vq_dot(v16i sum, vq w, const int8_t *x)
 	__asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*(const int8_t (*)[4])x));
 	return sum;
 }
-/* What a sum begins with; total: of all x that it will see */
-INLINE v16i vq_start(int32_t total) { return _mm512_set1_epi32(-128 * total); }
+INLINE v16i vq_start(int32_t start) { return start_(start, 128); }
 
 #endif

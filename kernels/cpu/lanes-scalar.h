@@ -49,6 +49,8 @@ static inline v16 v_pick(unsigned mask, v16 a, v16 b) { LANES(mask >> l & 1 ? a.
 /* x where a < b, else y */
 static inline v16 v_less(v16 a, v16 b, v16 x, v16 y) { LANES(a.f[l] < b.f[l] ? x.f[l] : y.f[l]); }
 
+static inline v16 v_swap_pairs(v16 a) { LANES(a.f[l ^ 1]); }
+
 /* lanes where a < b */
 static inline unsigned v_below(v16 a, v16 b)
 {
@@ -85,12 +87,19 @@ static inline int32_t bits_(float x)
 	return i;
 }
 static inline v16 v_max_size(v16 a, v16 b) { LANES(bits_(a.f[l]) > bits_(b.f[l]) ? a.f[l] : b.f[l]); }
-static inline float v_most_size(v16 a)
+/* The most of each of four, in its lane, and again in every fourth lane from there. */
+static inline v16 v_most_size4(v16 a, v16 b, v16 c, v16 d)
 {
-	for (int l = 1; l < 16; l++)
-		if (bits_(a.f[l]) > bits_(a.f[0]))
-			a.f[0] = a.f[l];
-	return a.f[0];
+	const v16 *of[] = { &a, &b, &c, &d };
+	v16 r;
+
+	for (int l = 0; l < 16; l++) {
+		r.f[l] = of[l % 4]->f[0];
+		for (int i = 1; i < 16; i++)
+			if (bits_(of[l % 4]->f[i]) > bits_(r.f[l]))
+				r.f[l] = of[l % 4]->f[i];
+	}
+	return r;
 }
 
 static inline void v_store(float *p, v16 a)
@@ -120,6 +129,26 @@ static inline v16 v_scale2(v16 a, v16 t)
 	return r;
 }
 
+/* to nearest even */
+static inline v16i v_int(v16 a)
+{
+	v16i r;
+
+	for (int l = 0; l < 16; l++)
+		r.i[l] = (int32_t)lrintf(a.f[l]);
+	return r;
+}
+
+/* a, |a| <= 127, rounded to nearest even */
+static inline v16i v_store_i8(int8_t *p, v16 a)
+{
+	v16i r = v_int(a);
+
+	for (int l = 0; l < 16; l++)
+		p[l] = (int8_t)r.i[l];
+	return r;
+}
+
 /* a, |a| <= 16256, rounded to nearest even, as 128 * high + low */
 static inline v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 {
@@ -135,21 +164,16 @@ static inline v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 	return r;
 }
 
-/* The highs of what was stored. */
-static inline v16i v_high(v16i a)
+/* The sums of four, as v_most_size4 has them. */
+static inline v16i v_total4(v16i a, v16i b, v16i c, v16i d)
 {
-	for (int l = 0; l < 16; l++)
-		a.i[l] = (a.i[l] + 64 + 16384) / 128 - 128;
-	return a;
-}
-
-static inline int32_t v_total(v16i a)
-{
-	int32_t sum = 0;
+	const v16i *of[] = { &a, &b, &c, &d };
+	v16i r = { { 0 } };
 
 	for (int l = 0; l < 16; l++)
-		sum += a.i[l];
-	return sum;
+		for (int i = 0; i < 16; i++)
+			r.i[l] += of[l % 4]->i[i];
+	return r;
 }
 
 static inline v16i v_join(v16i high, v16i low)
@@ -198,13 +222,13 @@ static inline vw vw_load8(const uint8_t *p, int off)
 	return w;
 }
 
-/* sum over quads from..to-1 of (w - off) * x; sum: that of x over them */
-static inline v16i vw_dot(const vw *w, const int8_t *x, int32_t sum, int from, int to)
+/* sum over quads from..to-1 of (w - off) * x; start: -8 times that of x over them */
+static inline v16i vw_dot(const vw *w, const int8_t *x, int32_t start, int from, int to)
 {
 	v16i r;
 
 	for (int l = 0; l < 16; l++) {
-		int32_t s = -w->off * sum;
+		int32_t s = w->off / 8 * start;
 
 		for (int j = from; j < to; j++)
 			for (int b = 0; b < 4; b++)
@@ -234,13 +258,13 @@ static inline v16i vq_dot(v16i sum, vq w, const int8_t *x)
 	return sum;
 }
 
-/* What a sum begins with; total: of all x that it will see */
-static inline v16i vq_start(int32_t total)
+/* What a sum begins with; start: -8 times that of all x that it will see */
+static inline v16i vq_start(int32_t start)
 {
 	v16i r;
 
 	for (int l = 0; l < 16; l++)
-		r.i[l] = -128 * total;
+		r.i[l] = 16 * start;
 	return r;
 }
 

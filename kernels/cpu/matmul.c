@@ -25,8 +25,8 @@ static void panel(const struct product *p, uint32_t group, uint32_t row, uint32_
 	const struct weight *w = p->w;
 	const struct rows r = {
 		.n = n, .n_plane = p->b->n_plane, .x = in->x + row * in->stride, .x_stride = in->stride,
-		.q = in->q ? in->q + (size_t)row * 2 * in->width : NULL, .q_stride = (size_t)2 * in->width,
-		.b = in->b ? in->b + (size_t)row * (in->width / 32) : NULL, .b_stride = in->width / 32,
+		.in = cpu_quanta(p->b, in, (size_t)row * (in->width / 32)),
+		.q_stride = (size_t)p->b->n_plane * in->width, .b_stride = in->width / 32,
 		.out = p->out->x + row * p->out->stride, .out_stride = p->out->stride,
 	};
 
@@ -107,8 +107,8 @@ static void quantize_row(void *ctx, uint32_t row, unsigned worker)
 	const struct act *a = q->a;
 
 	(void)worker;
-	q->b->isa->quantize(a->x + row * a->stride, a->width, q->b->n_plane, a->q + (size_t)row * 2 * a->width,
-	                    a->b + (size_t)row * (a->width / 32));
+	q->b->isa->quantize(a->x + row * a->stride, a->width, q->b->n_plane,
+	                    cpu_quanta(q->b, a, (size_t)row * (a->width / 32)));
 }
 
 static void need_int8(struct backend *b, const struct act *in)

@@ -14,6 +14,23 @@
 #define ALONE_FLOATS 8192u       /* work that is not worth a second worker */
 #define COLUMNS 8192u            /* of an item of a wide row */
 
+static int quanta_new(const struct backend *b, struct act *a)
+{
+	const size_t n_block = (size_t)b->n_row_max * (a->width / 32), n_array = (n_block + 15) / 16 * 16;
+	float *d = a->blocks = cpu_alloc(4 * n_array * sizeof(float) + 3 * n_array * sizeof(int32_t));
+	int8_t *q = cpu_alloc(n_block * b->n_plane * 32);
+
+	a->in.q = q;
+	if (!d || !q)
+		return -ENOMEM;
+	a->in.d = d;
+	for (int i = 0; i < 3; i++) {
+		a->in.s[i] = d + (1 + i) * n_array;
+		a->in.start[i] = (int32_t *)(d + 4 * n_array) + i * n_array;
+	}
+	return 0;
+}
+
 int cpu_act_new(struct backend *b, uint32_t width, struct act **out)
 {
 	struct act *a = NULL;
@@ -27,16 +44,24 @@ int cpu_act_new(struct backend *b, uint32_t width, struct act **out)
 	a->width = width;
 	a->stride = ROUND16((size_t)width);
 	a->x = cpu_alloc(b->n_row_max * a->stride * sizeof(float));
-	if (width % 32 == 0) {
-		a->q = cpu_alloc((size_t)b->n_row_max * 2 * width);
-		a->b = cpu_alloc((size_t)b->n_row_max * (width / 32) * sizeof(*a->b));
-	}
-	if (!a->x || (width % 32 == 0 && (!a->q || !a->b))) {
+	if (!a->x || (width % 32 == 0 && quanta_new(b, a))) {
 		cpu_act_free(b, a);
 		return -ENOMEM;
 	}
 	*out = a;
 	return 0;
+}
+
+struct quanta cpu_quanta(const struct backend *b, const struct act *a, size_t block)
+{
+	const struct quanta *in = &a->in;
+
+	if (!a->blocks)
+		return *in;
+	return (struct quanta){
+		in->q + block * b->n_plane * 32, in->d + block, { in->s[0] + block, in->s[1] + block, in->s[2] + block },
+		{ in->start[0] + block, in->start[1] + block, in->start[2] + block },
+	};
 }
 
 void cpu_act_free(struct backend *b, struct act *a)
@@ -45,8 +70,8 @@ void cpu_act_free(struct backend *b, struct act *a)
 	if (!a)
 		return;
 	cpu_free(a->x);
-	cpu_free(a->q);
-	cpu_free(a->b);
+	cpu_free(a->in.q);
+	cpu_free(a->blocks);
 	free(a);
 }
 
@@ -82,7 +107,7 @@ static void then_int8(void *ctx, uint32_t item, unsigned worker)
 	size_t n, at = stretch(o, item, &n);
 
 	o->fn(ctx, item, worker);
-	o->b->isa->quantize(out->x + at, (uint32_t)n, o->b->n_plane, out->q + 2 * at, out->b + at / 32);
+	o->b->isa->quantize(out->x + at, (uint32_t)n, o->b->n_plane, cpu_quanta(o->b, out, at / 32));
 }
 
 /* Runs fn for every row of out, or for every stretch of COLUMNS of wide ones. */

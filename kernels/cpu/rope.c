@@ -1,5 +1,5 @@
 /*
- * Rotary positions: from 64-bit phases to sines, and the rotation of a head.
+ * Rotary positions: from 64-bit phases to turns.
  *
  * An angle is pos * freq in turns, wrapping by itself; the top bits choose the
  * eighth of a circle and the rest, at most an eighth of a turn, goes through a
@@ -7,7 +7,6 @@
  * machine computes the same.
  */
 #include <assert.h>
-#include <string.h>
 
 #include "kernels/cpu/cpu.h"
 
@@ -39,19 +38,31 @@ static void sines(uint64_t phase, float scale, float *out)
 	out[1] *= scale;
 }
 
-static void fill(const struct backend *b, const struct rope *r, struct rope_table *t)
+/* One query's: pairs lie side by side, or half of n_rot apart. */
+static void turns(const struct rope_table *t, uint64_t pos, float *at)
 {
-	const uint32_t half = r->n_rot / 2;
+	const uint32_t half = t->n_rot / 2, step = t->order == ROPE_NEOX ? 1 : 2, pair = t->order == ROPE_NEOX ? half : 1;
+	float *other = at + t->n_rot, sc[2];
+
+	for (uint32_t i = 0; i < half; i++) {
+		sines(pos * t->freq[i], t->scale, sc);
+		at[i * step] = at[i * step + pair] = sc[0];
+		other[i * step] = -sc[1];
+		other[i * step + pair] = sc[1];
+	}
+}
+
+static void fill(const struct backend *b, const struct rope_table *t)
+{
 	float *at = t->at;
 
 	for (uint32_t row = 0; row < b->batch->n_row; row++) {
 		const struct batch_row *x = &b->batch->rows[row];
-		uint64_t sink = window_query(b->batch->seqs[x->seq].window, x->pos);
 
-		for (uint32_t i = 0; i < half; i++, at += 2)
-			sines(x->pos * r->freq[i], r->scale, at);
-		for (uint32_t i = 0; i < half; i++, at += 2)
-			sines(sink * r->freq[i], r->scale, at);
+		turns(t, x->pos, at);
+		at += 2 * t->n_rot;
+		turns(t, window_query(b->batch->seqs[x->seq].window, x->pos), at);
+		at += 2 * t->n_rot;
 	}
 }
 
@@ -64,38 +75,25 @@ const struct rope_table *cpu_rope(struct backend *b, const struct rope *r)
 		return NULL;
 	assert(r->n_rot % 2 == 0 && r->freq);
 	for (; n < ROPE_TABLES && t->freq; n++, t++)
-		if (t->freq == r->freq && t->n_rot == r->n_rot && t->scale == r->scale)
+		if (t->freq == r->freq && t->order == r->order && t->n_rot == r->n_rot && t->scale == r->scale)
 			return t;
 	if (n == ROPE_TABLES) {                 /* more than we keep: the last gives way */
 		t--;
 		n--;
 	}
-	assert((size_t)b->n_row_max * 2 * r->n_rot <= b->kv->rope_room_floats);
-	*t = (struct rope_table){ .freq = r->freq, .n_rot = r->n_rot, .scale = r->scale };
+	assert((size_t)b->n_row_max * 2 * 2 * r->n_rot <= b->kv->rope_room_floats);
+	*t = (struct rope_table){ .freq = r->freq, .order = r->order, .n_rot = r->n_rot, .scale = r->scale };
 	t->at = b->kv->rope_room + n * b->kv->rope_room_floats;
-	fill(b, r, t);
+	fill(b, t);
 	return t;
 }
 
-void cpu_rotate(const struct backend *b, const struct rope *r, const struct rope_table *t,
-                uint32_t row, int query, uint32_t head_dim, float scale, const float *in, float *out)
+void cpu_rotate(const struct backend *b, const struct rope_table *t, uint32_t row, int query, uint32_t head_dim,
+                float scale, const float *in, float *out)
 {
-	uint32_t half, step, pair;
-	const float *at;
-
-	(void)b;
-	for (uint32_t i = 0; i < head_dim; i++)
-		out[i] = in[i] * scale;
-	if (!t)
-		return;
-	half = r->n_rot / 2;
-	at = t->at + ((size_t)row * 2 + (uint32_t)query) * r->n_rot;
-	step = r->order == ROPE_NEOX ? 1 : 2;        /* between pairs */
-	pair = r->order == ROPE_NEOX ? half : 1;     /* between the two of a pair */
-	for (uint32_t i = 0; i < half; i++) {
-		float *x = out + i * step, a = x[0], z = x[pair];
-
-		x[0] = a * at[2 * i] - z * at[2 * i + 1];
-		x[pair] = a * at[2 * i + 1] + z * at[2 * i];
-	}
+	if (t)
+		b->isa->rotate(t->order, t->at + ((size_t)row * 2 + (uint32_t)query) * 2 * t->n_rot, t->n_rot,
+		               scale, in, head_dim, out);
+	else
+		b->isa->rotate(ROPE_NONE, NULL, 0, scale, in, head_dim, out);
 }

@@ -3,7 +3,8 @@
  * attention by window, and whole steps of a model of SmolLM2-135M's shapes with
  * random weights.  Writes CSV.
  *
- *   tests/bench/kernels [--isa NAME] [--threads N] [--quick] [--cpu] [--steps] [--attend]
+ *   tests/bench/kernels [--isa NAME] [--threads N] [--activation-bits 15|8] [--quick] [--cpu]
+ *                       [--steps | --attend | --products]
  *
  * --cpu: times are the process's processor time, for one thread on a busy machine.
  */
@@ -274,13 +275,15 @@ static void bench_steps(uint32_t type, uint32_t recent)
 int main(int argc, char **argv)
 {
 	struct backend *b;
-	bool steps = false, attend = false;
+	bool steps = false, attend = false, products = false;
 
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc)
 			place.isa = argv[++i];
 		else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc)
 			place.n_thread = (unsigned)atoi(argv[++i]);
+		else if (strcmp(argv[i], "--activation-bits") == 0 && i + 1 < argc)
+			place.n_act_bit = (unsigned)atoi(argv[++i]);
 		else if (strcmp(argv[i], "--quick") == 0)
 			budget = 0.05;
 		else if (strcmp(argv[i], "--cpu") == 0)
@@ -289,6 +292,8 @@ int main(int argc, char **argv)
 			steps = true;
 		else if (strcmp(argv[i], "--attend") == 0)
 			attend = true;
+		else if (strcmp(argv[i], "--products") == 0)
+			products = true;
 	}
 	b = place_open(place, 1);
 	printf("# %s\nwhat,kind,in,out,rows,time,bandwidth,rate\n", cpu->describe(b));
@@ -297,9 +302,11 @@ int main(int argc, char **argv)
 		bench_attends();
 		return 0;
 	}
-	bench_steps(QUANT_Q4_1, 252);
-	bench_steps(QUANT_Q4_1, 2000);
-	bench_steps(QUANT_Q4_0, 252);
+	if (!products) {
+		bench_steps(QUANT_Q4_1, 252);
+		bench_steps(QUANT_Q4_1, 2000);
+		bench_steps(QUANT_Q4_0, 252);
+	}
 	for (uint32_t n = 1; n <= 256 && !steps; n *= 64) {
 		bench_product(QUANT_Q4_1, N_EMBD, N_EMBD, n);
 		bench_product(QUANT_Q4_1, N_EMBD, N_FF, n);
@@ -311,6 +318,7 @@ int main(int argc, char **argv)
 	for (size_t i = 0; quant_at(i); i++)
 		for (uint32_t n = 1; n <= 64; n *= 64)
 			bench_product(quant_at(i)->type, 768, 3072, n);
-	bench_attends();
+	if (!products)
+		bench_attends();
 	return 0;
 }

@@ -62,16 +62,14 @@ static void play(const struct scene *s, struct place place, uint32_t n, float *o
 void round_inputs(float *x, uint32_t n, bool eight)
 {
 	for (uint32_t i = 0; i < n; i += 32) {
+		const float end = eight ? 127 : 16256;
 		float most = 0, inverse;
 
 		for (uint32_t k = 0; k < 32; k++)
 			most = fmaxf(most, fabsf(x[i + k]));
-		inverse = most > 0 ? 16256.0f / most : 0;
-		for (uint32_t k = 0; k < 32; k++) {
-			const float q = rintf(x[i + k] * inverse);
-
-			x[i + k] = eight ? most / 127 * floorf((q + 64) / 128) : most / 16256.0f * q;
-		}
+		inverse = most > 0 ? end / most : 0;
+		for (uint32_t k = 0; k < 32; k++)
+			x[i + k] = most / end * rintf(x[i + k] * inverse);
 	}
 }
 
