@@ -160,7 +160,7 @@ INLINE vw vw_load8(const uint8_t *p, int off)
 	return w;
 }
 
-/* start: -8 times the sum of x; log2 of how many eights an offset has */
+/* start: -8 times the sum of x */
 INLINE v16i start_(int32_t start, const int off)
 {
 	__m512i r = _mm512_set1_epi32(start);

@@ -29,24 +29,33 @@ static double perplexity(struct rig *r, const struct vectors *v, const struct ru
 	return exp(mean(nll, run->n));
 }
 
-static double quantized_check(struct rig *r, const struct vectors *v, const struct run *run, double *nll)
+static void quantized_check(struct rig *r, const struct vectors *v, const struct run *run, double *nll)
 {
 	double begin = now(), ppl = perplexity(r, v, run, nll);
 
 	check(fabs(ppl / run->ppl - 1) < 0.01, "%u+%u quantized: ppl %.4f, the reference's %.4f (%+.2f %%, %.1f s)",
 	      run->window.n_sink, run->window.n_recent, ppl, run->ppl, 100 * (ppl / run->ppl - 1), now() - begin);
-	return ppl;
 }
 
-/* What eight bits cost beside a cache of halves and activations of fifteen; without sinks,
- * where the model is lost anyhow (see the perplexities), ten times as much. */
+/* What eight bits cost beside a cache of halves and activations of fifteen.  Over so few tokens a
+ * perplexity moves by 0.15 % (a cache) or 0.3 % (activations) by chance, whichever way sums are rounded;
+ * how far each token's nll moves, whichever way, can be told to a twentieth.  What the perplexity
+ * loses over a long text: tests/bench/bits, SPEED.md.  Without sinks the model is lost anyhow (see
+ * the perplexities). */
 static void eight_bits_check(struct rig *r, const struct vectors *v, const struct run *run, const char *what, double most,
-                             double usual, double *nll)
+                             double most_ppl, const double *usual, double *nll)
 {
-	double ppl = perplexity(r, v, run, nll);
+	double ppl = perplexity(r, v, run, nll) / exp(mean(usual, run->n)), far = 0;
 
-	check(ppl != usual && fabs(ppl / usual - 1) < (run->window.n_sink > 0 ? most : 10 * most), "%u+%u, %s of eight bits: ppl %.4f, else %.4f (%+.3f %%)",
-	      run->window.n_sink, run->window.n_recent, what, ppl, usual, 100 * (ppl / usual - 1));
+	for (size_t i = 0; i < run->n; i++)
+		far += fabs(nll[i] - usual[i]) / (double)run->n;
+	if (run->window.n_sink == 0)
+		most *= 4;
+	check(far > 0 && far < most, "%u+%u, %s of eight bits: a token's nll by %.4f on average, at most %.3f",
+	      run->window.n_sink, run->window.n_recent, what, far, most);
+	if (run->window.n_sink > 0)
+		check(fabs(ppl - 1) < most_ppl, "%u+%u, %s of eight bits: ppl %+.3f %%, at most %.1f",
+		      run->window.n_sink, run->window.n_recent, what, 100 * (ppl - 1), 100 * most_ppl);
 }
 
 static struct rig rig(const char *path, unsigned n_thread, enum kv_type type, unsigned n_act_bit)
@@ -65,7 +74,7 @@ int main(int argc, char **argv)
 	const char *top = getenv("srcdir"), *path = model_path("SINKD_SMALL_MODEL", "SmolLM2-135M-Instruct.Q4_1.gguf");
 	bool full = argc > 1 && strcmp(argv[1], "--full") == 0;
 	char folder[2048];
-	double *nll, *other, *halves;
+	double *nll, *other, *usual[16];
 	struct vectors v;
 	struct rig r;
 	size_t i, c;
@@ -82,7 +91,8 @@ int main(int argc, char **argv)
 	vectors_read(&v, folder, "smollm2-northanger.json");
 	nll = calloc(v.n_token, sizeof *nll);
 	other = calloc(v.n_token, sizeof *other);
-	halves = calloc(v.n_run, sizeof *halves);
+	for (i = 0; i < v.n_run; i++)
+		usual[i] = calloc(v.n_token, sizeof *usual[i]);
 	r = rig(path, 2, KV_F32, 0);
 	for (i = 0; i < v.n_run; i++)
 		for (c = 0; c < (full ? sizeof chunks / sizeof *chunks : 1); c++)
@@ -90,7 +100,7 @@ int main(int argc, char **argv)
 	rig_close(&r);
 	r = rig(path, 2, KV_F16, 0);
 	for (i = 0; i < v.n_run; i++)
-		halves[i] = quantized_check(&r, &v, &v.runs[i], nll);
+		quantized_check(&r, &v, &v.runs[i], usual[i]);
 	rig_nll(&r, v.runs[0].window, false, v.tokens, v.n_token, 64, nll);
 	rig_nll(&r, v.runs[0].window, false, v.tokens, v.n_token, 1, other);
 	check(memcmp(nll, other, (v.n_token - 1) * sizeof *nll) == 0, "chunks of 1 and 64: the same bits");
@@ -101,15 +111,16 @@ int main(int argc, char **argv)
 	rig_close(&r);
 	r = rig(path, 2, KV_Q8, 0);
 	for (i = 0; i < v.n_run; i++)
-		eight_bits_check(&r, &v, &v.runs[i], "cache", 0.002, halves[i], nll);
+		eight_bits_check(&r, &v, &v.runs[i], "cache", 0.03, 0.005, usual[i], nll);
 	rig_close(&r);
 	r = rig(path, 2, KV_F16, 8);
 	for (i = 0; i < v.n_run; i++)
-		eight_bits_check(&r, &v, &v.runs[i], "activations", 0.01, halves[i], nll);
+		eight_bits_check(&r, &v, &v.runs[i], "activations", 0.075, 0.01, usual[i], nll);
 	rig_close(&r);
 	free(nll);
 	free(other);
-	free(halves);
+	for (i = 0; i < v.n_run; i++)
+		free(usual[i]);
 	vectors_free(&v);
 	return check_status();
 }
