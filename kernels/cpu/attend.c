@@ -159,7 +159,7 @@ static void run_split(const struct job *j, const struct tile *t, uint32_t n, str
 	struct split s = {
 		.type = q8 && head ? KV_F16 : kv->shape.type, .head_dim = dim, .dim_pad = ROUND16(dim),
 		.n_query = t->n_row * t->n_head, .q = room->q, .score = room->score, .out = out,
-		.alibi = j->a->alibi != NULL, .softcap = j->a->softcap, .planes = room->planes,
+		.alibi = j->a->alibi != NULL, .softcap = j->a->softcap, .planes = room->planes, .n_plane = j->b->n_plane,
 		.fresh = queries(j, t, head, room),
 	};
 	uint64_t base = split * SPLIT_KEYS + (head ? 0 : t->place->span.n_sink);

@@ -101,6 +101,7 @@ struct split {
 	uint32_t n_query;
 	const float *q;                  /* [n_query][dim_pad], rotated and scaled */
 	struct planes *planes;           /* Q8: [n_query], of q */
+	unsigned n_plane;                /* of these, and of what values are weighed by */
 	bool fresh;                      /* planes are to be made of q; else they are */
 	uint32_t lo[ATTEND_TILE], hi[ATTEND_TILE];   /* keys seen: lo <= key < hi <= SPLIT_KEYS */
 	float slope[ATTEND_TILE];        /* ALiBi: score -= slope * (distance - key) */

@@ -105,21 +105,25 @@ def full(b):
 
 def prefill(b):
     """512 tokens; the longest chunks that help: ours 256, theirs 512.  Activations of fifteen bits, and of eight, which
-    are the peers'; eight take one operation of the probe's, fifteen two, float32 four (with AVX-512)."""
+    are the peers', also with a cache of eight; of the peers the better type of it.  Eight bits take one operation of the
+    probe's, fifteen two, float32 four (with AVX-512)."""
     _, rate = probed(b)
     n, chunk = (32, 16) if b.o.quick else (512, 256)
     task = f'prefill:{n}'
 
     def measure(kind, path):
-        def of_bits(bits):
-            return b.engine(path, 'prefill', '--prompt', n, '--chunk', chunk, '--activation-bits', bits)
+        def of_bits(bits, kv='f16'):
+            return b.engine(path, 'prefill', '--prompt', n, '--chunk', chunk, '--activation-bits', bits, kv=kv)
 
         turns = contenders(b, path, lambda: of_bits(15), [task])
         if kind not in PREFILL:
             turns['ours 8'] = lambda: of_bits(8)
+            turns['ours 8+8'] = lambda: of_bits(8, 'q8')
+            turns.update({f'{name} q8_0': lambda name=name: b.peer(name, path, [task], 'q8_0') for name in b.peers})
         a = b.pair(turns)
-        peers = {name: [x['tasks'][task] for x in a.get(name, [])] for name in b.peers}
-        for name, each, word in (('ours', 4 if kind in PREFILL else 2, ''), ('ours 8', 1, ', activations of 8 bits')):
+        peers = {name: [x['tasks'][task] for x in said] for name, said in a.items() if not name.startswith('ours')}
+        for name, each, word in (('ours', 4 if kind in PREFILL else 2, ''), ('ours 8', 1, ', activations of 8 bits'),
+                                 ('ours 8+8', 1, ', activations and cache of 8 bits')):
             mine = a.get(name, [])
             if name in turns:
                 b.add('prefill', f'{named(kind)}, {n} tokens{word}', ours_of({'ours': mine}, 'prefill'), peers,

@@ -117,6 +117,10 @@ int main(int argc, char **argv)
 	for (i = 0; i < v.n_run; i++)
 		eight_bits_check(&r, &v, &v.runs[i], "activations", 0.075, 0.01, usual[i], nll);
 	rig_close(&r);
+	r = rig(path, 2, KV_Q8, 8);
+	for (i = 0; i < v.n_run; i++)
+		eight_bits_check(&r, &v, &v.runs[i], "cache and activations", 0.08, 0.01, usual[i], nll);
+	rig_close(&r);
 	free(nll);
 	free(other);
 	for (i = 0; i < v.n_run; i++)
