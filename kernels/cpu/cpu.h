@@ -172,6 +172,9 @@ int cpu_act_new(struct backend *b, uint32_t width, struct act **out);
 void cpu_act_free(struct backend *b, struct act *a);
 /* From block on, of all rows' blocks. */
 struct quanta cpu_quanta(const struct backend *b, const struct act *a, size_t block);
+/* Items 0..n-1, of n_float values in all: by the caller alone where that is little. */
+void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n,
+                 size_t n_float);
 void cpu_embed(struct backend *b, const struct weight *w, float scale, struct act *out);
 void cpu_norm(struct backend *b, const struct norm *n, const struct act *in, struct act *out);
 void cpu_glu(struct backend *b, enum glu_kind kind, const struct act *gate,

@@ -120,7 +120,7 @@ static void need_int8(struct backend *b, const struct act *in)
 	a->multiplied = true;
 	if (a->n_quantized >= b->n_row)
 		return;
-	pool_run(b->pool, quantize_row, &q, b->n_row);
+	cpu_by_rows(b, quantize_row, &q, b->n_row, (size_t)b->n_row * a->width);
 	a->n_quantized = b->n_row;
 }
 

@@ -110,6 +110,17 @@ static void then_int8(void *ctx, uint32_t item, unsigned worker)
 	o->b->isa->quantize(out->x + at, (uint32_t)n, o->b->n_plane, cpu_quanta(o->b, out, at / 32));
 }
 
+void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n,
+                 size_t n_float)
+{
+	if (n_float > ALONE_FLOATS) {
+		pool_run_near(b->pool, fn, ctx, n);
+		return;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		fn(ctx, i, 0);
+}
+
 /* Runs fn for every row of out, or for every stretch of COLUMNS of wide ones. */
 static void by_rows(struct op *o, op_fn *fn, bool columns)
 {
@@ -120,11 +131,7 @@ static void by_rows(struct op *o, op_fn *fn, bool columns)
 	o->fn = fn;
 	o->n_column = columns ? (uint32_t)((stride + COLUMNS - 1) / COLUMNS) : 1;
 	n = o->b->n_row * o->n_column;
-	if (o->b->n_row * stride > ALONE_FLOATS)
-		pool_run(o->b->pool, item, o, n);
-	else
-		for (uint32_t i = 0; i < n; i++)
-			item(o, i, 0);
+	cpu_by_rows(o->b, item, o, n, o->b->n_row * stride);
 	o->out->n_quantized = o->out->multiplied ? o->b->n_row : 0;
 }
 

@@ -33,6 +33,8 @@
 #define MORE 1.15                /* times the share of a processor with workers: better alone (measured) */
 #define HOLD_NS 200000000u       /* a decision holds so long at first; then twice as long each time */
 #define HOLD_MOST_NS 3200000000u
+#define NEAR_MOST 16u
+#define PARTS 4u                 /* of a worker at least, where there are so many items */
 
 typedef void item_fn(void *ctx, uint32_t item, unsigned worker);
 
@@ -252,6 +254,28 @@ void pool_run(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
 	else
 		run_together(p, fn, ctx, n);
 	account(&p->gain, begin);
+}
+
+struct near {
+	item_fn *fn;
+	void *ctx;
+	uint32_t n, by;
+};
+
+static void run_near(void *ctx, uint32_t item, unsigned worker)
+{
+	const struct near *o = ctx;
+
+	for (uint32_t i = item * o->by; i < o->n && i / o->by == item; i++)
+		o->fn(o->ctx, i, worker);
+}
+
+void pool_run_near(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
+{
+	struct near o = { fn, ctx, n, n / (PARTS * p->n_thread) };
+
+	o.by = o.by < 1 ? 1 : o.by > NEAR_MOST ? NEAR_MOST : o.by;
+	pool_run(p, run_near, &o, (n + o.by - 1) / o.by);
 }
 
 void pool_rest(struct pool *p)

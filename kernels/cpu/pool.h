@@ -21,6 +21,9 @@ unsigned pool_threads(const struct pool *p);
 /* worker: 0 is the caller, the others 1..threads-1 */
 void pool_run(struct pool *p, void (*fn)(void *ctx, uint32_t item, unsigned worker),
               void *ctx, uint32_t n);
+/* The same, but items that follow each other are one worker's, up to sixteen of them where there are many:
+ * for rows whose bytes share lines of the cache. */
+void pool_run_near(struct pool *p, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n);
 /* Workers sleep at once until the next run: no work is coming soon. */
 void pool_rest(struct pool *p);
 

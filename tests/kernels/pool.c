@@ -33,12 +33,12 @@ static void pool_items(void **state)
 	assert_int_equal(pool_open(&p, 5), 0);
 	assert_int_equal(pool_threads(p), 5);
 	for (int round = 0; round < 2000; round++) {
-		n = (uint32_t)(round * 7 % 41);
+		n = (uint32_t)(round * 7 % 401);
 		memset(&m.count, 0, sizeof(m.count));
-		pool_run(p, mark, &m, n);
+		(round % 2 ? pool_run_near : pool_run)(p, mark, &m, n);
 		if (round % 50 == 0)
 			pool_rest(p);
-		for (uint32_t i = 0; i < 41; i++)
+		for (uint32_t i = 0; i < 401; i++)
 			assert_int_equal(atomic_load(&m.count[i]), i < n);
 		total += n;
 	}
