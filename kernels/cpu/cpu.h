@@ -2,7 +2,7 @@
  * Inside the CPU backend: its objects, and what its files offer each other.
  *
  *   backend.c  open, begin, end, the table      pool.c    workers
- *   weight.c   packing                          rope.c    phases to sines
+ *   weight.c   packing                          rope.c    phases to turns
  *   matmul.c   products, experts                cache.c   the slots' bytes, store
  *   ops.c      everything by rows               attend.c  queries against the cache
  *   top.c      the largest logits

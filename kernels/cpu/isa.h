@@ -50,14 +50,14 @@ struct weight {
 /* ---- activations in fifteen bits: two int8, q = 128 * high + low; or in eight ---- */
 
 /* Fifteen bits cost nothing that shows, and with few rows the second product hides behind
- * the weights' way from memory.  With many it does not: who asks for eight bits has
- * q = high alone. */
-#define ACT_MOST 16256.0f                /* 127 * 128 */
+ * the weights' way from memory.  With many it does not: who asks for eight bits has one
+ * int8, at most 127. */
+#define ACT_MOST 16256.0f                /* 127 * 128: of fifteen bits */
 
 /* Values in blocks of 32, x = d * q.  All but q are arrays over blocks, since many rows
  * of them must stay in the first cache: who reads a block of a row reads its neighbours next. */
 struct quanta {
-	int8_t *q;                       /* [block][n_plane][32]: highs, then lows */
+	int8_t *q;                       /* [block][n_plane][32]: highs, then lows; with one plane q itself */
 	float *d;
 	float *s[3];                     /* d * (sum of q), of all 32 and of each sixteen */
 	int32_t *start[3];               /* -8 * (sum of q): where products start whose weights are 8 too large */
@@ -65,7 +65,7 @@ struct quanta {
 
 struct rows {                            /* of a matmul; strides in elements */
 	uint32_t n;
-	unsigned n_plane;                /* 2; 1: highs alone */
+	unsigned n_plane;                /* 2: fifteen bits; 1: eight */
 	const float *x;
 	size_t x_stride;
 	struct quanta in;                /* of the first row, to be read; a row has q_stride bytes and b_stride blocks */
@@ -83,7 +83,7 @@ struct rows {                            /* of a matmul; strides in elements */
 #define Q8_DIM_MOST 256u                 /* of a head with a cache of eight bits */
 #define ROUND32(n) (((n) + 31) / 32 * 32)
 
-struct planes {                          /* up to 256 values in fifteen bits */
+struct planes {                          /* up to 256 values in fifteen bits or eight */
 	int8_t q[2 * SPLIT_KEYS];        /* struct quanta's */
 	float d[SPLIT_KEYS / 32], s[3][SPLIT_KEYS / 32];
 	int32_t start[3][SPLIT_KEYS / 32];

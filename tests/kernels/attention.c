@@ -44,6 +44,7 @@ static const struct scene scenes[] = {
 	{ "one sink",         4, 1, 128, { 1, 15 },         9, 120, 0, ROPE_NORM, 64,  0, false, KV_F16, false },
 	{ "block of sinks",   4, 4,  64, { 16, 16 },       32, 150, 0, ROPE_NEOX, 64, 30, false, KV_F32, false },
 	{ "many sinks",       6, 2, 256, { 17, 60 },       33, 170, 0, ROPE_NEOX, 256, 0, false, KV_F32, false },
+	{ "few turns",        2, 1,  40, { 4, 20 },        17,  90, 0, ROPE_NORM, 20,  0, false, KV_F32, false },
 	{ "wide group",      34, 2,  24, { 5, 33 },        20, 120, 0, ROPE_NEOX, 24,  0, false, KV_F32, false },
 	{ "distances",        8, 8,  16, { 4, 60 },        17, 200, 0, ROPE_NONE,  0,  0, true,  KV_F32, false },
 	{ "several splits",   3, 1,  64, { 4, 600 },      300, 800, 0, ROPE_NEOX, 64, 0, false, KV_F32, false },
@@ -193,7 +194,8 @@ static double differ(const struct world *w, const float *out, uint32_t layer, ui
 static void check(const struct world *w, unsigned n_act_bit, const float *out)
 {
 	const struct scene *s = w->s;
-	const double most = n_act_bit == 8 ? 6e-2 : (const double[]){ [KV_F16] = 4e-3, [KV_F32] = 2e-5, [KV_Q8] = 4e-2 }[s->type];
+	/* measured: 0.031 with a cache of eight bits, 0.044 with activations of eight bits, too */
+	const double most = n_act_bit == 8 ? 5e-2 : (const double[]){ [KV_F16] = 4e-3, [KV_F32] = 2e-5, [KV_Q8] = 4e-2 }[s->type];
 	const uint32_t step = s->n_token > 300 ? 7 : 1;
 
 	for (uint32_t layer = 0; layer < N_LAYER; layer++)
@@ -204,7 +206,7 @@ static void check(const struct world *w, unsigned n_act_bit, const float *out)
 					         differ(w, out, layer, t, h, -1));
 }
 
-/* The comparison is sharp: a ring one place too small would lose the oldest key of
+/* The comparison with floats is sharp: a ring one place too small would lose the oldest key of
  * some token, and that is far outside of the tolerance. */
 static void check_sharp(const struct world *w, const float *out)
 {
