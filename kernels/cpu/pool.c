@@ -33,7 +33,7 @@
 #define MORE 1.15                /* times the share of a processor with workers: better alone (measured) */
 #define HOLD_NS 200000000u       /* a decision holds so long at first; then twice as long each time */
 #define HOLD_MOST_NS 3200000000u
-#define NEAR_MOST 16u
+#define NEAR_MOST 16u            /* items of one worker in a row */
 #define PARTS 4u                 /* of a worker at least, where there are so many items */
 
 typedef void item_fn(void *ctx, uint32_t item, unsigned worker);

@@ -14,8 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/model/gguf.h"
-#include "daemon/model/tokenizer.h"
 #include "tests/golden/rig.h"
 
 struct options {
@@ -40,22 +38,14 @@ static void give_up(const char *what, const char *why)
 
 static struct ids tokens_of(const struct options *o)
 {
-	struct reason why = { "", "" };
-	struct tokenizer *t;
-	struct gguf *g;
-	struct ids ids = { 0 };
 	char *text = NULL;
 	size_t room = 0;
 	const ssize_t n = getdelim(&text, &room, '\0', stdin);
+	struct ids ids;
 
 	if (n <= 0)
 		give_up("standard input", "no text");
-	if (gguf_open(&g, o->model, &why) || tokenizer_open(&t, g, &why))
-		give_up(o->model, why.text);
-	if (tokenizer_encode(t, text, (size_t)n, TOKENIZE_START, &ids))
-		give_up("standard input", "no memory");
-	tokenizer_close(t);
-	gguf_close(g);
+	ids = rig_ids(o->model, text, (size_t)n);
 	free(text);
 	if (ids.n > o->n_token)
 		ids.n = o->n_token;

@@ -1,4 +1,5 @@
 /* See rig.h. */
+#include "daemon/model/gguf.h"
 #include "tests/golden/rig.h"
 
 #include <math.h>
@@ -286,4 +287,21 @@ void rig_nll(struct rig *r, struct window w, bool exact, const int32_t *ids, siz
 	struct nll_ctx c = { r, ids, nll };
 
 	rig_feed(r, &t, ids, n - 1, chunk, nll_each, &c);
+}
+
+struct ids rig_ids(const char *model, const char *text, size_t n)
+{
+	struct reason why = { "", "" };
+	struct tokenizer *t;
+	struct ids ids = { 0 };
+	struct gguf *g;
+
+	if (gguf_open(&g, model, &why) || tokenizer_open(&t, g, &why)) {
+		printf("FAILED %s: %s\n", model, why.text);
+		exit(1);
+	}
+	must(tokenizer_encode(t, text, n, TOKENIZE_START, &ids) == 0 ? t : NULL, "memory");
+	tokenizer_close(t);
+	gguf_close(g);
+	return ids;
 }

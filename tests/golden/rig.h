@@ -7,6 +7,7 @@
 #define TESTS_GOLDEN_RIG_H
 
 #include "daemon/model/model.h"
+#include "daemon/model/tokenizer.h"
 
 /* ---- vectors ---- */
 
@@ -74,6 +75,9 @@ void rig_feed(struct rig *r, struct timeline *t, const int32_t *ids, size_t n, u
               void (*each)(void *ctx, size_t i, const float *logits), void *ctx);
 /* nll[i] of ids[i + 1] for all i < n - 1, from a fresh session. */
 void rig_nll(struct rig *r, struct window w, bool exact, const int32_t *ids, size_t n, uint32_t chunk, double *nll);
+
+/* The tokens of a text, with the model's vocabulary. */
+struct ids rig_ids(const char *model, const char *text, size_t n);
 
 /* The largest difference; NaN where a has one. */
 double furthest(const double *a, const double *b, size_t n);
