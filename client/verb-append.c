@@ -53,6 +53,7 @@ struct append {
 	char in[PIECE_MAX];
 	size_t n_in;
 	int64_t first_ms, last_ms; /* when the oldest and the latest byte came */
+	bool empty;                /* standard input had nothing more when it was looked at */
 
 	const char **sources;      /* NULL: standard input */
 	int source, n_source;      /* the current one, and how many */
@@ -215,7 +216,8 @@ static void piece_make(struct append *a, size_t n)
 static size_t piece_length(const struct append *a)
 {
 	int64_t now = clock_ms();
-	bool silent = now - a->last_ms >= SILENCE_MS, late = now - a->first_ms >= LATE_MS;
+	/* What waits to be read is no silence: it was we who had no time, or no room, to look. */
+	bool silent = a->empty && now - a->last_ms >= SILENCE_MS, late = now - a->first_ms >= LATE_MS;
 	size_t n = a->n_in;
 
 	if (n == 0 || a->source == a->n_source)
@@ -329,6 +331,7 @@ static int append_wait(struct append *a)
 		perror("sink: poll");
 		return EXIT_REFUSED;
 	}
+	a->empty = input && !p[1].revents;
 	/* With nothing in flight nobody else would see that the daemon has left. */
 	if (p[0].revents & (POLLHUP | POLLERR) && pieces_in(a, SENT) == 0) {
 		int rc = daemon_again(a);

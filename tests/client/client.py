@@ -133,10 +133,7 @@ def test_answers_are_matched():
 
 def request_of(*args, input=b''):
     with Peer() as peer:
-        p = peer.start(*args)
-        p.stdin.write(input)
-        p.stdin.close()
-        p.stdin = None
+        p = peer.start(*args, input=input)
         c = peer.accept()
         id, method, params = c.request()
         c.refuse(id, 'internal: enough')
@@ -189,13 +186,9 @@ def test_append_pieces():
     data = ''.join(f'line {i} é€\U0001f600\n' for i in range(20000)).encode() + b'x' * 200000 + 'é'.encode() * 50000
     log = []
     with Peer() as peer:
-        p = peer.start('append', 'a', '--role', 'tool')
-        c = append_accept(peer)
-        import threading
-        t = threading.Thread(target=take_appends, args=(c, log))
-        t.start()
-        peer.finish(p, 0, data)
-        t.join()
+        p = peer.start('append', 'a', '--role', 'tool', input=data)
+        take_appends(append_accept(peer), log)
+        peer.finish(p, 0)
     equal(b''.join(text_bytes(x['text']) for x in log), data, 'all of it')
     assert all(len(text_bytes(x['text'])) <= 65536 and x['session'] == 'a' and x['role'] == 'tool' for x in log)
     assert all(isinstance(x['text'], str) for x in log), 'a character was cut'
@@ -228,29 +221,30 @@ def test_append_silence():
 
 
 def test_append_in_flight():
-    """32 in flight, no more, and it waits for all of them."""
+    """32 in flight, no more, and it waits for all of them.  The daemon's silence is not the input's: no line is cut."""
+    line = b'0123456789 0123456789\n'
     with Peer() as peer:
-        p = peer.start('append', 'a')
-        c = append_accept(peer)
-        import threading
-        data = b'0123456789abcde\n' * (4096 * 40)
-        t = threading.Thread(target=lambda: (p.stdin.write(data), p.stdin.close()))
-        t.start()
-        ids = [c.expect('session.append')[0] for _ in range(32)]
+        p = peer.start('append', 'a', input=line * (65536 // len(line) * 40))
+        c, ids = append_accept(peer), []
+
+        def another():
+            id, params = c.expect('session.append')
+            equal(params['text'][-len(line):].encode(), line)
+            ids.append(id)
+        for _ in range(32):
+            another()
         c.nothing()
         c.answer(ids.pop(5), {'request': 1})   # the window is in order: the first one frees a place
         c.answer(ids.pop(0), {'request': 1})
-        ids.append(c.expect('session.append')[0])
+        another()
         for n in range(40 - 33):
             c.answer(ids.pop(0), {'request': 1})
-            ids.append(c.expect('session.append')[0])
-        t.join()
+            another()
         for id in reversed(ids[1:]):
             c.answer(id, {'request': 1})
         time.sleep(0.2)
         equal(p.poll(), None, 'one is not acknowledged')
         c.answer(ids[0], {'request': 1})
-        p.stdin = None
         peer.finish(p, 0)
 
 
@@ -323,11 +317,8 @@ def test_append_soon():
 def test_append_beyond_the_queue():
     """What may not fit into the queue goes one piece at a time."""
     with Peer() as peer:
-        p = peer.start('append', 'a')
+        p = peer.start('append', 'a', input=b'0123456789abcde\n' * (4096 * 6))
         c = append_accept(peer, queued_bytes=4 * 65536)
-        import threading
-        t = threading.Thread(target=lambda: (p.stdin.write(b'0123456789abcde\n' * (4096 * 6)), p.stdin.close()))
-        t.start()
         ids = [c.expect('session.append')[0] for _ in range(3)]        # two fit into half of it
         c.nothing()
         for id in ids[:2]:
@@ -338,8 +329,6 @@ def test_append_beyond_the_queue():
             id, _ = c.expect('session.append')
             c.nothing(0.1)
             c.answer(id, {'request': 1})
-        t.join()
-        p.stdin = None
         peer.finish(p, 0)
 
 
@@ -622,9 +611,10 @@ def test_attach_terminal():
         id, _ = c.expect('session.cancel')
         c.answer(id, {'cancelled': True})
         c.send([2, 'session.event', [end(6, 'cancelled')]])
-        time.sleep(0.2)
+        t.until('three')
+        t.until('> x')
         t.type('\x03')                         # again: the line
-        time.sleep(0.2)
+        t.until('> ')
         t.type('\x04')                         # Ctrl-D: on an empty line it detaches
         equal(t.p.wait(timeout=SECONDS), 0)
         equal(c.request(), None)

@@ -84,11 +84,19 @@ class Peer:
         self.listener.close()
         self.dir.cleanup()
 
-    def start(self, *args):
-        p = subprocess.Popen([SINK, '-S', self.path, *args], stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def start(self, *args, input=None):
+        """`input`: all of it is there at once, as in a file; else whatever the test writes, when it does."""
+        with tempfile.TemporaryFile() as f:
+            if input is not None:
+                f.write(input)
+                f.seek(0)
+            p = self.popen(args, subprocess.PIPE if input is None else f)
         self.processes.append(p)
         return p
+
+    def popen(self, args, stdin):
+        return subprocess.Popen([SINK, '-S', self.path, *args], stdin=stdin,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def accept(self):
         return Connection(self.listener.accept()[0])
