@@ -315,5 +315,5 @@ void cpu_store(struct backend *b, uint32_t layer, const struct rope *r,
 	if (b->rc)
 		return;
 	s.table = cpu_rope(b, r);
-	pool_run_near(b->pool, store_row, &s, b->n_row);
+	pool_run_near(b->pool, store_row, &s, b->n_row, ROWS_NEAR);
 }

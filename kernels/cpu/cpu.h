@@ -20,6 +20,7 @@
 
 #define CPU_ALIGN 64u
 #define ROPE_TABLES 4u                   /* different ropes in one batch */
+#define ROWS_NEAR 16u                    /* neighbours that a worker takes at once: their bytes share lines of the cache */
 
 struct act {
 	uint32_t width;
@@ -105,6 +106,7 @@ struct backend {
 	bool selected;
 	struct product waiting[PRODUCTS_WAITING];        /* of one input; every other operation runs them first */
 	uint32_t n_waiting;
+	uint32_t n_part, n_part_item;    /* of those: parts of the rows, items of a part */
 	uint32_t n_attend;               /* counts calls */
 	struct choice *choices;          /* [n_row_max], of the last route */
 	uint32_t n_used;

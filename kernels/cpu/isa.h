@@ -61,6 +61,7 @@ struct quanta {
 	float *d;
 	float *s[3];                     /* d * (sum of q), of all 32 and of each sixteen */
 	int32_t *start[3];               /* -8 * (sum of q): where products start whose weights are 8 too large */
+	bool halves;                     /* what is said of each sixteen is made, too: only weights of such blocks read it */
 };
 
 struct rows {                            /* of a matmul; strides in elements */
@@ -85,8 +86,8 @@ struct rows {                            /* of a matmul; strides in elements */
 
 struct planes {                          /* up to 256 values in fifteen bits or eight */
 	int8_t q[2 * SPLIT_KEYS];        /* struct quanta's */
-	float d[SPLIT_KEYS / 32], s[3][SPLIT_KEYS / 32];
-	int32_t start[3][SPLIT_KEYS / 32];
+	float d[SPLIT_KEYS / 32], s[SPLIT_KEYS / 32];
+	int32_t start[SPLIT_KEYS / 32];
 };
 
 struct split {

@@ -160,6 +160,7 @@ INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 x)
 	                                              _mm_sub_epi16(qb, _mm_slli_epi16(hb, 7))));
 	return q;
 }
+INLINE v16i v_plus(v16i x, v16i y) { return (v16i){ _mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b) }; }
 INLINE v16i v_join(v16i high, v16i low)
 {
 	return (v16i){ _mm256_add_epi32(_mm256_slli_epi32(high.a, 7), low.a),

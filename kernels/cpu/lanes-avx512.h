@@ -113,10 +113,11 @@ INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 	_mm_storeu_si128((void *)low, _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(h, 7))));
 	return q;
 }
+INLINE v16i v_plus(v16i a, v16i b) { return _mm512_add_epi32(a, b); }
 INLINE v16i v_join(v16i high, v16i low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low); }
 INLINE v16 v_float(v16i a) { return _mm512_cvtepi32_ps(a); }
 
-#define TILE_ROWS 8              /* of a product: as many sums as there are registers for */
+#define TILE_ROWS 16             /* of a product: as many sums as there are registers for, and eight more for weights */
 
 typedef struct { __m512i w[8]; int off; } vw;
 

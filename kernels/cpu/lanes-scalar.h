@@ -176,6 +176,13 @@ static inline v16i v_total4(v16i a, v16i b, v16i c, v16i d)
 	return r;
 }
 
+static inline v16i v_plus(v16i x, v16i y)
+{
+	for (int l = 0; l < 16; l++)
+		x.i[l] += y.i[l];
+	return x;
+}
+
 static inline v16i v_join(v16i high, v16i low)
 {
 	v16i r;

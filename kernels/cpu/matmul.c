@@ -2,7 +2,9 @@
  * Matrix times activations: which group of rows is whose, and activations in int8.
  *
  * An item is a few groups of sixteen output rows against all activation rows, so
- * a weight is read from memory once a step.  The int8 form of an act is made when
+ * a weight is read from memory once a step.  Many rows are shared out instead, the same
+ * ones to the same worker as in operations by rows: what it wrote it reads again, and
+ * workers read the same weights at about the same time.  The int8 form of an act is made when
  * a product first needs it and kept until the act is written again: the three
  * products of a normalised row share one.
  *
@@ -18,6 +20,7 @@
 #define ITEM_BYTES 131072u       /* of weights at most: long enough for the memory to see what comes */
 #define ITEM_ROWS 8u             /* with more rows items are shorter, down to an eighth: the last one is waited for */
 #define PANEL 64u                /* activation rows that stay in the cache */
+#define OWN_ROWS 32u             /* of a worker at least, where rows are shared out (measured) */
 
 static void panel(const struct product *p, uint32_t group, uint32_t row, uint32_t n, const float *tile)
 {
@@ -40,19 +43,27 @@ static void panel(const struct product *p, uint32_t group, uint32_t row, uint32_
 		p->b->isa->dot(w, group, &r, p->bias);
 }
 
-static void multiply(const struct product *p, uint32_t item, unsigned worker)
+/* The first row of a part: where pool_run_near cuts rows, too. */
+static uint32_t part_row(const struct backend *b, uint32_t part)
 {
-	const uint32_t first = item * p->n_group, n_row = p->b->n_row;
+	const uint32_t n = (b->n_row + ROWS_NEAR - 1) / ROWS_NEAR * part / b->n_part * ROWS_NEAR;
+
+	return n < b->n_row ? n : b->n_row;
+}
+
+static void multiply(const struct product *p, uint32_t part, uint32_t item, unsigned worker)
+{
+	const uint32_t first = item * p->n_group, begin = part_row(p->b, part), end = part_row(p->b, part + 1);
 	float *tile = p->exact ? p->b->scratch[worker].tile : NULL;
 	uint32_t last = first + p->n_group;
 
 	if (last > p->w->n_group)
 		last = p->w->n_group;
-	for (uint32_t row = 0; row < n_row; row += PANEL)
+	for (uint32_t row = begin; row < end; row += PANEL)
 		for (uint32_t g = first; g < last; g++) {
-			if (tile && (row == 0 || last - first > 1))
+			if (tile && (row == begin || last - first > 1))
 				cpu_weight_tile(p->w, g, tile);
-			panel(p, g, row, n_row - row < PANEL ? n_row - row : PANEL, tile);
+			panel(p, g, row, end - row < PANEL ? end - row : PANEL, tile);
 		}
 }
 
@@ -60,10 +71,12 @@ static void multiply_waiting(void *ctx, uint32_t item, unsigned worker)
 {
 	const struct backend *b = ctx;
 	const struct product *p = b->waiting;
+	const uint32_t part = item / b->n_part_item;
 
+	item %= b->n_part_item;
 	for (; item >= p->n_item; p++)
 		item -= p->n_item;
-	multiply(p, item, worker);
+	multiply(p, part, item, worker);
 }
 
 /* Bytes of an item, so that every worker has as many of all products' bytes. */
@@ -91,8 +104,10 @@ void cpu_products(struct backend *b)
 		p->n_item = (p->w->n_group + p->n_group - 1) / p->n_group;
 		n += p->n_item;
 	}
+	b->n_part_item = n;
+	b->n_part = b->n_row >= OWN_ROWS * pool_threads(b->pool) ? pool_threads(b->pool) : 1;
 	if (n > 0)
-		pool_run(b->pool, multiply_waiting, b, n);
+		pool_run(b->pool, multiply_waiting, b, n * b->n_part);
 	b->n_waiting = 0;
 }
 
@@ -111,13 +126,17 @@ static void quantize_row(void *ctx, uint32_t row, unsigned worker)
 	                    cpu_quanta(q->b, a, (size_t)row * (a->width / 32)));
 }
 
-static void need_int8(struct backend *b, const struct act *in)
+static void need_int8(struct backend *b, const struct weight *w, const struct act *in)
 {
 	/* a cache of x that only this file sees: writing it does not change the act */
 	struct act *a = (struct act *)(uintptr_t)in;
 	struct quantize q = { b, a };
 
 	a->multiplied = true;
+	if (w->quant->n_sub < 32 && !a->in.halves) {
+		a->in.halves = true;
+		a->n_quantized = 0;
+	}
 	if (a->n_quantized >= b->n_row)
 		return;
 	cpu_by_rows(b, quantize_row, &q, b->n_row, (size_t)b->n_row * a->width);
@@ -149,7 +168,7 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 	p.bias = bias ? bias->vector : NULL;
 	p.exact = w->vector || (quantized && b->batch->exact);
 	if (quantized && !p.exact)
-		need_int8(b, in);
+		need_int8(b, w, in);
 	out->n_quantized = 0;
 	b->waiting[b->n_waiting++] = p;
 }
@@ -199,7 +218,7 @@ void cpu_matmul_routed(struct backend *b, uint32_t which, const struct weight *w
 		return;
 	o.exact = quantized && b->batch->exact;
 	if (quantized && !o.exact)
-		need_int8(b, in);
+		need_int8(b, w, in);
 	out->n_quantized = 0;
 	bytes = w->n_byte / w->n_group + 1;
 	o.n_group = out->width / 16;

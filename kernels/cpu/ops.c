@@ -60,7 +60,7 @@ struct quanta cpu_quanta(const struct backend *b, const struct act *a, size_t bl
 		return *in;
 	return (struct quanta){
 		in->q + block * b->n_plane * 32, in->d + block, { in->s[0] + block, in->s[1] + block, in->s[2] + block },
-		{ in->start[0] + block, in->start[1] + block, in->start[2] + block },
+		{ in->start[0] + block, in->start[1] + block, in->start[2] + block }, in->halves,
 	};
 }
 
@@ -114,7 +114,7 @@ void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigne
                  size_t n_float)
 {
 	if (n_float > ALONE_FLOATS) {
-		pool_run_near(b->pool, fn, ctx, n);
+		pool_run_near(b->pool, fn, ctx, n, ROWS_NEAR);
 		return;
 	}
 	for (uint32_t i = 0; i < n; i++)

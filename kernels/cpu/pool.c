@@ -1,11 +1,12 @@
 /*
- * Workers that take items from one counter.  See pool.h for the idea.
+ * Workers that take items from counters: each from its own, then from the others'.  See
+ * pool.h for the idea.
  *
- * A job is a generation number and a counter in one 64-bit ticket.  A worker
- * takes an item by moving the ticket on from a value of the generation whose
- * fields it has read; a job ends only when all items taken are done, so fields
- * of a generation never change while its items run, and a worker that wakes late
- * finds a ticket of another generation and takes nothing.
+ * A job is a generation number and a counter in one 64-bit ticket, for each worker's
+ * stretch of the items.  A worker takes an item by moving a ticket on from a value of the
+ * generation whose fields it has read; a job ends only when all items taken are done, so
+ * fields of a generation never change while its items run, and a worker that wakes late
+ * finds tickets of another generation and takes nothing.
  *
  * Workers that bring nothing are parked.  Where others run on the processors too, two
  * threads wait for each other, and together bring little more than one; and a group
@@ -33,7 +34,6 @@
 #define MORE 1.15                /* times the share of a processor with workers: better alone (measured) */
 #define HOLD_NS 200000000u       /* a decision holds so long at first; then twice as long each time */
 #define HOLD_MOST_NS 3200000000u
-#define NEAR_MOST 16u            /* items of one worker in a row */
 #define PARTS 4u                 /* of a worker at least, where there are so many items */
 
 typedef void item_fn(void *ctx, uint32_t item, unsigned worker);
@@ -54,8 +54,12 @@ struct gain {
 	bool alone;                      /* workers are parked */
 };
 
-struct pool {
+struct stretch {                                 /* a worker's of the items */
 	_Alignas(64) _Atomic uint64_t ticket;    /* generation << 32 | next item */
+};
+
+struct pool {
+	struct stretch *stretches;               /* [n_thread] */
 	_Alignas(64) _Atomic uint32_t done;      /* items of this generation; a futex */
 	_Alignas(64) _Atomic uint32_t generation; /* a futex: changes when there is work */
 	_Atomic(item_fn *) fn;
@@ -111,23 +115,39 @@ static bool spin_while(_Atomic uint32_t *word, uint32_t value, _Atomic bool *giv
 	return false;
 }
 
-/* Takes items of this generation until there are none. */
-static void take_items(struct pool *p, uint32_t generation, unsigned worker)
+static uint32_t stretch_begin(const struct pool *p, uint32_t n, unsigned i)
 {
-	uint64_t ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
+	return (uint32_t)((uint64_t)n * i / p->n_thread);
+}
+
+/* Takes items of a stretch of this generation until there are none; returns how many. */
+static uint32_t take_stretch(struct pool *p, unsigned i, uint32_t generation, unsigned worker)
+{
+	_Atomic uint64_t *at = &p->stretches[i].ticket;
+	uint64_t ticket = atomic_load_explicit(at, memory_order_acquire);
 	item_fn *fn = atomic_load_explicit(&p->fn, memory_order_acquire);
 	void *ctx = atomic_load_explicit(&p->ctx, memory_order_acquire);
-	uint32_t n = atomic_load_explicit(&p->n, memory_order_acquire);
+	uint32_t end = stretch_begin(p, atomic_load_explicit(&p->n, memory_order_acquire), i + 1), taken = 0;
 
-	while ((uint32_t)(ticket >> 32) == generation && (uint32_t)ticket < n) {
-		if (!atomic_compare_exchange_weak_explicit(&p->ticket, &ticket, ticket + 1,
-		                                           memory_order_acq_rel, memory_order_acquire))
+	while ((uint32_t)(ticket >> 32) == generation && (uint32_t)ticket < end) {
+		if (!atomic_compare_exchange_weak_explicit(at, &ticket, ticket + 1, memory_order_acq_rel, memory_order_acquire))
 			continue;
 		fn(ctx, (uint32_t)ticket, worker);
-		if (atomic_fetch_add(&p->done, 1) + 1 == n && atomic_load(&p->caller_sleeps))
-			futex_wake(&p->done, 1);
-		ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
+		taken++;
+		ticket = atomic_load_explicit(at, memory_order_acquire);
 	}
+	return taken;
+}
+
+/* The worker's own stretch first, then what others have left of theirs. */
+static void take_items(struct pool *p, uint32_t generation, unsigned worker)
+{
+	uint32_t n = atomic_load_explicit(&p->n, memory_order_acquire), taken = 0;
+
+	for (unsigned i = 0; i < p->n_thread; i++)
+		taken += take_stretch(p, (worker + i) % p->n_thread, generation, worker);
+	if (taken > 0 && atomic_fetch_add(&p->done, taken) + taken == n && atomic_load(&p->caller_sleeps))
+		futex_wake(&p->done, 1);
 }
 
 static void *work(void *arg)
@@ -227,14 +247,17 @@ static void run_together(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
 	uint32_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed) + 1;
 
 	atomic_store_explicit(&p->rest, false, memory_order_relaxed);
-	/* An empty ticket of the new generation first: a worker that sees a new field
-	 * can then no longer take from the old ticket. */
-	atomic_store_explicit(&p->ticket, (uint64_t)generation << 32 | UINT32_MAX, memory_order_relaxed);
+	/* Empty tickets of the new generation first: a worker that sees a new field
+	 * can then no longer take from an old ticket. */
+	for (unsigned i = 0; i < p->n_thread; i++)
+		atomic_store_explicit(&p->stretches[i].ticket, (uint64_t)generation << 32 | UINT32_MAX, memory_order_relaxed);
 	atomic_store_explicit(&p->fn, fn, memory_order_release);
 	atomic_store_explicit(&p->ctx, ctx, memory_order_release);
 	atomic_store_explicit(&p->n, n, memory_order_release);
 	atomic_store_explicit(&p->done, 0, memory_order_relaxed);
-	atomic_store_explicit(&p->ticket, (uint64_t)generation << 32, memory_order_release);
+	for (unsigned i = 0; i < p->n_thread; i++)
+		atomic_store_explicit(&p->stretches[i].ticket, (uint64_t)generation << 32 | stretch_begin(p, n, i),
+		                      memory_order_release);
 	announce(p);
 	take_items(p, generation, 0);
 	wait_done(p, n);
@@ -270,11 +293,11 @@ static void run_near(void *ctx, uint32_t item, unsigned worker)
 		o->fn(o->ctx, i, worker);
 }
 
-void pool_run_near(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
+void pool_run_near(struct pool *p, item_fn *fn, void *ctx, uint32_t n, uint32_t most)
 {
 	struct near o = { fn, ctx, n, n / (PARTS * p->n_thread) };
 
-	o.by = o.by < 1 ? 1 : o.by > NEAR_MOST ? NEAR_MOST : o.by;
+	o.by = o.by < 1 ? 1 : o.by > most ? most : o.by;
 	pool_run(p, run_near, &o, (n + o.by - 1) / o.by);
 }
 
@@ -300,6 +323,7 @@ void pool_close(struct pool *p)
 	for (unsigned i = 1; i < p->n_thread; i++)
 		pthread_join(p->workers[i].thread, NULL);
 	free(p->workers);
+	free(p->stretches);
 	free(p);
 }
 
@@ -313,10 +337,13 @@ int pool_open(struct pool **out, unsigned n_thread)
 		return -ENOMEM;
 	*p = (struct pool){ .n_thread = 1 };
 	p->workers = calloc(n_thread, sizeof(*p->workers));
-	if (!p->workers) {
-		free(p);
+	p->stretches = aligned_alloc(64, n_thread * sizeof(*p->stretches));
+	if (!p->workers || !p->stretches) {
+		pool_close(p);
 		return -ENOMEM;
 	}
+	for (unsigned i = 0; i < n_thread; i++)
+		p->stretches[i] = (struct stretch){ 0 };
 	/* signals are the program's, never a worker's */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);

@@ -52,18 +52,21 @@ static void turns(const struct rope_table *t, uint64_t pos, float *at)
 	}
 }
 
-static void fill(const struct backend *b, const struct rope_table *t)
+struct fill {
+	const struct backend *b;
+	const struct rope_table *t;
+};
+
+static void fill_row(void *ctx, uint32_t row, unsigned worker)
 {
-	float *at = t->at;
+	const struct fill *f = ctx;
+	const struct rope_table *t = f->t;
+	const struct batch_row *x = &f->b->batch->rows[row];
+	float *at = t->at + (size_t)row * 2 * 2 * t->n_rot;
 
-	for (uint32_t row = 0; row < b->batch->n_row; row++) {
-		const struct batch_row *x = &b->batch->rows[row];
-
-		turns(t, x->pos, at);
-		at += 2 * t->n_rot;
-		turns(t, window_query(b->batch->seqs[x->seq].window, x->pos), at);
-		at += 2 * t->n_rot;
-	}
+	(void)worker;
+	turns(t, x->pos, at);
+	turns(t, window_query(f->b->batch->seqs[x->seq].window, x->pos), at + 2 * t->n_rot);
 }
 
 const struct rope_table *cpu_rope(struct backend *b, const struct rope *r)
@@ -84,7 +87,7 @@ const struct rope_table *cpu_rope(struct backend *b, const struct rope *r)
 	assert((size_t)b->n_row_max * 2 * 2 * r->n_rot <= b->kv->rope_room_floats);
 	*t = (struct rope_table){ .freq = r->freq, .order = r->order, .n_rot = r->n_rot, .scale = r->scale };
 	t->at = b->kv->rope_room + n * b->kv->rope_room_floats;
-	fill(b, t);
+	cpu_by_rows(b, fill_row, &(struct fill){ b, t }, b->batch->n_row, (size_t)b->batch->n_row * 2 * 2 * t->n_rot);
 	return t;
 }
 

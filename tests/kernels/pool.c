@@ -35,7 +35,10 @@ static void pool_items(void **state)
 	for (int round = 0; round < 2000; round++) {
 		n = (uint32_t)(round * 7 % 401);
 		memset(&m.count, 0, sizeof(m.count));
-		(round % 2 ? pool_run_near : pool_run)(p, mark, &m, n);
+		if (round % 2)
+			pool_run_near(p, mark, &m, n, 1 + (uint32_t)round % 20);
+		else
+			pool_run(p, mark, &m, n);
 		if (round % 50 == 0)
 			pool_rest(p);
 		for (uint32_t i = 0; i < 401; i++)

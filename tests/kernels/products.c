@@ -125,7 +125,7 @@ static void format(const struct quant *q)
 {
 	static const uint32_t outs[] = { 2, 5, 17, 192 }, plain[] = { 1, 7, 32, 100, 577 },
 	                      small[] = { 32, 96, 576, 576, 64 }, large[] = { 256, 768, 256, 512, 1536 },
-	                      batches[] = { 1, 3, 9, 12, 70 };
+	                      batches[] = { 1, 3, 9, 12, ROWS };
 	struct rng r = { q->type };
 
 	for (int i = 0; i < 5; i++)
@@ -364,10 +364,10 @@ static void shared_play(const struct shared *m, struct place place, bool apart, 
 
 static void one_input(void **state)
 {
-	static const uint32_t batches[] = { 1, 2, 5, 20 };
+	static const uint32_t batches[] = { 1, 2, 20, ROWS };
 	struct rng r = { 17 };
 	struct shared m = { .next = matrix_random(&r, QUANT_Q8_0, 64, 96, 1), .inputs = matrix_random(&r, QUANT_F32, 96, TOKENS, 1) };
-	const size_t most = 20 * 1024;
+	const size_t most = ROWS * 1024;
 	float *apart = malloc(most * sizeof(float)), *together = malloc(most * sizeof(float));
 	struct place p;
 

@@ -4,7 +4,7 @@
 
 #include "tests/kernels/desk.h"
 
-#define ROWS 70                  /* more than a panel, and all tile sizes */
+#define ROWS 107                 /* more than a panel, all tile sizes, and enough for three workers to have rows of their own */
 #define TOKENS 77
 
 /* The token of a row, and so its input. */
