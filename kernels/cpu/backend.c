@@ -11,59 +11,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
 
 #define THREADS_MOST 256u
-
-/* ---- memory ---- */
-
-struct block {                           /* in front of what is given out */
-	void *base;
-	size_t mapped;                   /* 0: from malloc */
-};
-
-#define MAP_FROM (1u << 20)
-
-void *cpu_alloc(size_t n)
-{
-	struct block *block;
-	uint8_t *base;
-
-	if (n > SIZE_MAX - 2 * CPU_ALIGN)
-		return NULL;
-	n = (n + 2 * CPU_ALIGN - 1) / CPU_ALIGN * CPU_ALIGN;
-	if (n < MAP_FROM) {
-		base = aligned_alloc(CPU_ALIGN, n);
-		if (!base)
-			return NULL;
-		memset(base, 0, n);
-	} else {
-		base = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (base == MAP_FAILED)
-			return NULL;
-		madvise(base, n, MADV_HUGEPAGE);         /* a wish */
-	}
-	block = (struct block *)(void *)base;
-	block->base = base;
-	block->mapped = n < MAP_FROM ? 0 : n;
-	return base + CPU_ALIGN;
-}
-
-void cpu_free(void *p)
-{
-	struct block *block;
-
-	if (!p)
-		return;
-	block = (struct block *)(void *)((uint8_t *)p - CPU_ALIGN);
-	if (block->mapped)
-		munmap(block->base, block->mapped);
-	else
-		free(block->base);
-}
 
 /* ---- errors ---- */
 
@@ -209,6 +161,7 @@ static void cpu_close(struct backend *b)
 	free(b->scratch);
 	free(b->choices);
 	cpu_top_free(b);
+	assert(!b->shelves);
 	free(b);
 }
 

@@ -2,10 +2,10 @@
  * Inside the CPU backend: its objects, and what its files offer each other.
  *
  *   backend.c  open, begin, end, the table      pool.c    workers
- *   weight.c   packing                          rope.c    phases to turns
- *   matmul.c   products, experts                cache.c   the slots' bytes, store
- *   ops.c      everything by rows               attend.c  queries against the cache
- *   top.c      the largest logits
+ *   memory.c   blocks, and shelves of weights   rope.c    phases to turns
+ *   weight.c   packing                          cache.c   the slots' bytes, store
+ *   matmul.c   products, experts                attend.c  queries against the cache
+ *   ops.c      everything by rows               top.c     the largest logits
  *   isa-*.c    inner loops of an instruction set (isa.h)
  *
  * One thread owns a backend; workers touch an operation's data only while the
@@ -112,12 +112,16 @@ struct backend {
 	uint32_t n_used;
 	struct rope_table ropes[ROPE_TABLES];
 	struct top_row *tops;            /* top.c's room */
+	struct shelf *shelves;           /* memory.c: the one that is filled, then older ones */
 };
 
 /* memory: zeroed, 64-byte aligned; large blocks are mapped and cost nothing
  * before they are touched */
 void *cpu_alloc(size_t n);
 void cpu_free(void *p);                  /* NULL is fine */
+/* Of weights: zeroed, 64-byte aligned, in large pages where the system has them; NULL: out of memory. */
+void *cpu_shelf_take(struct backend *b, size_t n);
+void cpu_shelf_give(struct backend *b, void *p); /* NULL is fine */
 
 /* Fills why (NULL is fine) and returns rc. */
 int cpu_why(struct backend_why *why, int rc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -191,7 +191,7 @@ static int load_groups(struct backend *b, struct weight *w)
 {
 	uint8_t *base;
 
-	base = cpu_alloc(w->n_byte);
+	base = cpu_shelf_take(b, w->n_byte);
 	if (!base)
 		return -ENOMEM;
 	lay_out(w, base);
@@ -228,11 +228,10 @@ int cpu_weight_load(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n_
 
 void cpu_weight_free(struct backend *b, struct weight *w)
 {
-	(void)b;
 	if (!w)
 		return;
 	cpu_free(w->vector);
-	cpu_free(w->values);
+	cpu_shelf_give(b, w->values);
 	free(w);
 }
 

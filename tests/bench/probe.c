@@ -4,16 +4,19 @@
  *     tests/bench/probe [MEGABYTES [SECONDS]]          512, 0.5
  *
  * Bytes a second that threads read from memory, each its part of a buffer that no cache
- * holds; and multiply-adds a second of eight-bit integers (VNNI), counted as two
+ * holds, in large pages where the system has them and each on a processor of its own; and
+ * multiply-adds a second of eight-bit integers (VNNI), counted as two
  * operations.  The best of the passes within SECONDS counts: a limit is no mean.
  * No instruction here is one that the processor lacks: null stands for its figure.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +30,7 @@
 struct part {
 	pthread_t thread;
 	pthread_barrier_t *start;
+	unsigned index;
 	const uint64_t *data;
 	size_t n;                      /* words */
 	double begin, end;
@@ -62,7 +66,10 @@ __attribute__((target("avx512f"))) static uint64_t read_avx512(const uint64_t *p
 	size_t i;
 
 	for (i = 0; i + 32 <= n; i += 32) {
-		_mm_prefetch((const char *)(p + i + 512), _MM_HINT_T0);    /* past the end it does nothing */
+		_mm_prefetch((const char *)(p + i + 512), _MM_HINT_T0);    /* past the end they do nothing */
+		_mm_prefetch((const char *)(p + i + 520), _MM_HINT_T0);
+		_mm_prefetch((const char *)(p + i + 528), _MM_HINT_T0);
+		_mm_prefetch((const char *)(p + i + 536), _MM_HINT_T0);
 		a = _mm512_add_epi64(a, _mm512_loadu_si512(p + i));
 		b = _mm512_add_epi64(b, _mm512_loadu_si512(p + i + 8));
 		c = _mm512_add_epi64(c, _mm512_loadu_si512(p + i + 16));
@@ -103,12 +110,29 @@ static bool has(const char *what)
 #endif
 }
 
+/* New threads share a processor for a while, where the system sees to that only now and then. */
+static void part_begin(struct part *p)
+{
+	cpu_set_t all, own;
+	unsigned n = p->index;
+	int cpu;
+
+	CPU_ZERO(&own);
+	sched_getaffinity(0, sizeof all, &all);
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &all) && n-- == 0)
+			CPU_SET(cpu, &own);
+	if (CPU_COUNT(&own) == 1)
+		sched_setaffinity(0, sizeof own, &own);
+	pthread_barrier_wait(p->start);
+	p->begin = now();
+}
+
 static void *part_read(void *arg)
 {
 	struct part *p = arg;
 
-	pthread_barrier_wait(p->start);
-	p->begin = now();
+	part_begin(p);
 #if defined(__x86_64__)
 	p->sum = has("avx512f") ? read_avx512(p->data, p->n) : read_plain(p->data, p->n);
 #else
@@ -123,8 +147,7 @@ static void *part_count(void *arg)
 	struct part *p = arg;
 	size_t i;
 
-	pthread_barrier_wait(p->start);
-	p->begin = now();
+	part_begin(p);
 	for (i = 0; i < p->n; i++) {
 #if defined(__x86_64__)
 		p->sum += integers_avx512();
@@ -144,6 +167,7 @@ static double together(struct part *parts, unsigned n, void *(*run)(void *))
 	pthread_barrier_init(&start, NULL, n);
 	for (i = 0; i < n; i++) {
 		parts[i].start = &start;
+		parts[i].index = i;
 		if (pthread_create(&parts[i].thread, NULL, run, &parts[i])) {
 			fprintf(stderr, "probe: no thread\n");
 			exit(1);
@@ -200,13 +224,14 @@ int main(int argc, char **argv)
 	const size_t n_byte = (size_t)(argc > 1 ? atol(argv[1]) : 512) << 20;
 	const double seconds = argc > 2 ? atof(argv[2]) : 0.5;
 	const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	uint64_t *data = n_byte ? aligned_alloc(64, n_byte) : NULL;
+	uint64_t *data = n_byte ? aligned_alloc(1 << 21, n_byte) : NULL;
 	unsigned n;
 
 	if (!data) {
 		fprintf(stderr, "probe: no memory\n");
 		return 1;
 	}
+	madvise(data, n_byte, MADV_HUGEPAGE);
 	memset(data, 1, n_byte);
 	printf("{\"bytes\": %zu, \"read_bytes_per_second\": {", n_byte);
 	for (n = 1; n <= 2; n++)
