@@ -336,6 +336,7 @@ static int append_wait(struct append *a)
 	if (p[0].revents & (POLLHUP | POLLERR) && pieces_in(a, SENT) == 0) {
 		int rc = daemon_again(a);
 
+		a->empty = false;          /* that took time: it may have come since */
 		if (rc)
 			return rc;
 	}

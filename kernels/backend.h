@@ -178,7 +178,7 @@ struct backend_ops {
 	 * the weight lives).  1-d tensors: n_out = 1.  -ENOTSUP: format unknown. */
 	int (*weight_load)(struct backend *b, uint32_t type, uint64_t n_in, uint64_t n_out,
 	                   const void *data, struct weight **out, struct backend_why *why);
-	void (*weight_free)(struct backend *b, struct weight *w);
+	void (*weight_free)(struct backend *b, struct weight *w);     /* by the backend that loaded it, before it is closed */
 	size_t (*weight_bytes)(const struct weight *w);       /* memory of its own */
 
 	/* The same before it is made: what weight_load and act_new take, exactly; 0 where

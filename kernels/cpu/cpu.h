@@ -20,7 +20,7 @@
 
 #define CPU_ALIGN 64u
 #define ROPE_TABLES 4u                   /* different ropes in one batch */
-#define ROWS_NEAR 16u                    /* neighbours that a worker takes at once: their bytes share lines of the cache */
+#define ROWS_NEAR 16u                    /* neighbours that a worker takes at once, at most: their bytes share lines of the cache */
 
 struct act {
 	uint32_t width;

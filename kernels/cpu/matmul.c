@@ -5,8 +5,8 @@
  * a weight is read from memory once a step.  Many rows are shared out instead, the same
  * ones to the same worker as in operations by rows: what it wrote it reads again, and
  * workers read the same weights at about the same time.  The int8 form of an act is made when
- * a product first needs it and kept until the act is written again: the three
- * products of a normalised row share one.
+ * a product first needs it, and kept until the act is written again or a product needs more
+ * of it: the three products of a normalised row share one.
  *
  * The hard idea: workers meet at the end of whatever is run, and a small product is
  * hardly longer than the meeting.  So a product waits (b->waiting) for others of the
@@ -43,10 +43,10 @@ static void panel(const struct product *p, uint32_t group, uint32_t row, uint32_
 		p->b->isa->dot(w, group, &r, p->bias);
 }
 
-/* The first row of a part: where pool_run_near cuts rows, too. */
+/* The first row of a part: about where pool_run_near cuts rows. */
 static uint32_t part_row(const struct backend *b, uint32_t part)
 {
-	const uint32_t n = (b->n_row + ROWS_NEAR - 1) / ROWS_NEAR * part / b->n_part * ROWS_NEAR;
+	const uint32_t n = ((b->n_row + ROWS_NEAR - 1) / ROWS_NEAR * part + b->n_part - 1) / b->n_part * ROWS_NEAR;
 
 	return n < b->n_row ? n : b->n_row;
 }
@@ -91,6 +91,17 @@ static size_t item_bytes(const struct backend *b)
 	return all / (pool_threads(b->pool) * (all / most + 1)) + 1;
 }
 
+/* A tile of floats is made once for all rows, so exact products are not shared out by rows. */
+static uint32_t n_part(const struct backend *b)
+{
+	const uint32_t n = pool_threads(b->pool);
+	bool tiles = false;
+
+	for (uint32_t i = 0; i < b->n_waiting; i++)
+		tiles = tiles || b->waiting[i].exact;
+	return !tiles && b->n_row >= OWN_ROWS * n ? n : 1;
+}
+
 void cpu_products(struct backend *b)
 {
 	const size_t bytes = item_bytes(b);
@@ -105,7 +116,7 @@ void cpu_products(struct backend *b)
 		n += p->n_item;
 	}
 	b->n_part_item = n;
-	b->n_part = b->n_row >= OWN_ROWS * pool_threads(b->pool) ? pool_threads(b->pool) : 1;
+	b->n_part = n_part(b);
 	if (n > 0)
 		pool_run(b->pool, multiply_waiting, b, n * b->n_part);
 	b->n_waiting = 0;

@@ -60,7 +60,7 @@ struct stretch {                                 /* a worker's of the items */
 
 struct pool {
 	struct stretch *stretches;               /* [n_thread] */
-	_Alignas(64) _Atomic uint32_t done;      /* items of this generation; a futex */
+	_Alignas(64) _Atomic uint32_t done;      /* items of this generation, told by a worker when it finds no more; a futex */
 	_Alignas(64) _Atomic uint32_t generation; /* a futex: changes when there is work */
 	_Atomic(item_fn *) fn;
 	_Atomic(void *) ctx;
@@ -117,7 +117,7 @@ static bool spin_while(_Atomic uint32_t *word, uint32_t value, _Atomic bool *giv
 
 static uint32_t stretch_begin(const struct pool *p, uint32_t n, unsigned i)
 {
-	return (uint32_t)((uint64_t)n * i / p->n_thread);
+	return (uint32_t)(((uint64_t)n * i + p->n_thread - 1) / p->n_thread);
 }
 
 /* Takes items of a stretch of this generation until there are none; returns how many. */
@@ -170,7 +170,7 @@ static void *work(void *arg)
 	return NULL;
 }
 
-/* A new generation: workers look at the ticket. */
+/* A new generation: workers look at the tickets. */
 static void announce(struct pool *p)
 {
 	atomic_fetch_add(&p->generation, 1);

@@ -244,13 +244,13 @@ struct kv *cache_open(struct backend *b, uint32_t n_slot)
 	return kv;
 }
 
-/* x through w into y; between: x is then clamped, and goes through w once more. */
-static void written_play(struct place place, const struct matrix *inputs, const struct matrix *m, uint32_t n, bool between,
-                         float *out)
+/* x, clamped, through w into y; before: it went through that one, too, as it was. */
+static void written_play(struct place place, const struct matrix *inputs, const struct matrix *before, const struct matrix *m,
+                         uint32_t n, float *out)
 {
 	struct backend *b = place_open(place, n);
 	struct kv *kv = cache_open(b, 1);
-	struct weight *w = matrix_load(b, m), *table = matrix_load(b, inputs);
+	struct weight *w = matrix_load(b, m), *table = matrix_load(b, inputs), *first = before ? matrix_load(b, before) : NULL;
 	struct batch_seq seq = { .window = { 4, 8 } };
 	struct batch_row rows[ROWS];
 	const struct batch batch = { .n_row = n, .n_seq = 1, .rows = rows, .seqs = &seq };
@@ -262,8 +262,8 @@ static void written_play(struct place place, const struct matrix *inputs, const 
 	assert_int_equal(desk_ops->act_new(b, m->n_out, &y), 0);
 	desk_ops->begin(b, kv, &batch);
 	desk_ops->embed(b, table, 1, x);
-	if (between)
-		desk_ops->matmul(b, w, NULL, x, y);
+	if (first)
+		desk_ops->matmul(b, first, NULL, x, y);
 	desk_ops->clamp(b, 0.25f, x);
 	desk_ops->matmul(b, w, NULL, x, y);
 	desk_ops->read(b, y, out);
@@ -272,27 +272,32 @@ static void written_play(struct place place, const struct matrix *inputs, const 
 	desk_ops->act_free(b, y);
 	desk_ops->weight_free(b, w);
 	desk_ops->weight_free(b, table);
+	desk_ops->weight_free(b, first);
 	desk_ops->kv_close(b, kv);
 	desk_ops->close(b);
 }
 
-/* The form of an act that a product left is not the next one's, once it is written. */
+/* The form of an act that a product left is not the next one's, once it is written; nor has
+ * it all that a weight of another format reads. */
 static void written_between(void **state)
 {
 	struct rng r = { 8 };
-	struct matrix *w = matrix_random(&r, QUANT_Q4_K, 256, 17, 1);
+	struct matrix *w[] = { matrix_random(&r, QUANT_Q4_K, 256, 17, 1), matrix_random(&r, QUANT_Q6_K, 256, 17, 1),
+	                       matrix_random(&r, QUANT_Q2_K, 256, 17, 1) };
 	struct matrix *inputs = matrix_random(&r, QUANT_F32, 256, TOKENS, 1);
 	float alone[20 * 17] = { 0 }, after[20 * 17] = { 0 };
 	struct place p;
 
 	(void)state;
 	for (size_t i = 0; place_at(i, &p); i++)
-		for (uint32_t n = 3; n <= 20; n += 17) {
-			written_play(p, inputs, w, n, false, alone);
-			written_play(p, inputs, w, n, true, after);
-			assert_memory_equal(alone, after, sizeof alone);
-		}
-	matrix_free(w);
+		for (uint32_t n = 3; n <= 20; n += 17)
+			for (int k = 0; k < 3; k++) {
+				written_play(p, inputs, NULL, w[k], n, alone);
+				written_play(p, inputs, w[0], w[k], n, after);
+				assert_memory_equal(alone, after, sizeof alone);
+			}
+	for (int k = 0; k < 3; k++)
+		matrix_free(w[k]);
 	matrix_free(inputs);
 }
 
