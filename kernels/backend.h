@@ -181,8 +181,8 @@ struct backend_ops {
 	void (*weight_free)(struct backend *b, struct weight *w);     /* by the backend that loaded it, before it is closed */
 	size_t (*weight_bytes)(const struct weight *w);       /* memory of its own */
 
-	/* The same before it is made: what weight_load and act_new take, exactly; 0 where
-	 * they would refuse.  act_size NULL: nobody counts activations. */
+	/* The same before it is made: what weight_load and act_new take, exactly but for the
+	 * rest of a large page; 0 where they would refuse.  act_size NULL: nobody counts activations. */
 	size_t (*weight_size)(uint32_t type, uint64_t n_in, uint64_t n_out);
 	size_t (*act_size)(const struct backend *b, uint32_t width);
 

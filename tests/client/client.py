@@ -2,7 +2,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,11 +11,7 @@ try:
 except ImportError:
     print('python3-msgpack is missing')
     sys.exit(77)
-from peer import SECONDS, SINK, Peer
-
-
-def equal(got, want, what=''):
-    assert got == want, f'{what}: got {got!r:.300}, want {want!r:.300}'
+from peer import SECONDS, SINK, Peer, equal, main
 
 
 def event(seq, kind, request=7, **more):
@@ -34,31 +29,6 @@ def end(seq, reason='stop', **more):
 
 def text(seq, s, role='assistant', **more):
     return event(seq, 'text', role=role, text=s, tokens=1, **more)
-
-
-def text_bytes(x):
-    return x.encode() if isinstance(x, str) else x
-
-
-def append_accept(peer, queued_bytes=1 << 26):
-    """The client asks how much may wait before it appends."""
-    c = peer.accept()
-    id, _ = c.expect('server.info')
-    c.answer(id, {'limits': {'queued_bytes': queued_bytes}})
-    return c
-
-
-def take_appends(c, log, answer=True):
-    """Answers appends until the client leaves."""
-    while True:
-        r = c.request()
-        if r is None:
-            return
-        id, method, params = r
-        equal(method, 'session.append')
-        log.append(params)
-        if answer:
-            c.answer(id, {'request': len(log)})
 
 
 # ---- exit codes ----
@@ -177,175 +147,6 @@ def test_too_large():
             p = peer.start(*verb)
             _, err = peer.finish(p, 1, b'x' * (1 << 20))
             assert err.startswith('sink: too_large: '), err
-
-
-# ---- append ----
-
-def test_append_pieces():
-    """Whole lines, up to 64 KiB, all of it, with a key each; bin only where it is not UTF-8."""
-    data = ''.join(f'line {i} é€\U0001f600\n' for i in range(20000)).encode() + b'x' * 200000 + 'é'.encode() * 50000
-    log = []
-    with Peer() as peer:
-        p = peer.start('append', 'a', '--role', 'tool', input=data)
-        take_appends(append_accept(peer), log)
-        peer.finish(p, 0)
-    equal(b''.join(text_bytes(x['text']) for x in log), data, 'all of it')
-    assert all(len(text_bytes(x['text'])) <= 65536 and x['session'] == 'a' and x['role'] == 'tool' for x in log)
-    assert all(isinstance(x['text'], str) for x in log), 'a character was cut'
-    assert all(x['text'].endswith('\n') for x in log[:5])
-    equal(len({x['key'] for x in log}), len(log), 'keys')
-    assert len(log) < len(data) / 30000, f'{len(log)} pieces'
-
-
-def test_append_silence():
-    """What came is sent after a silence; a character cut by a read waits for its rest."""
-    with Peer() as peer:
-        p = peer.start('append', 'a')
-        c = append_accept(peer)
-        for part, want in ((b'caf\xc3', 'caf'), (b'\xa9 ', 'é '), (b'\xff\xe2\x82', b'\xff'), (b'\xac\n', '€\n')):
-            p.stdin.write(part)
-            p.stdin.flush()
-            id, params = c.expect('session.append')
-            equal(params['text'], want)
-            c.answer(id, {'request': 1})
-            c.nothing()
-        p.stdin.write(b'end\xf0\x9f')
-        p.stdin.close()
-        p.stdin = None
-        got = b''
-        while got != b'end\xf0\x9f':
-            id, params = c.expect('session.append')
-            got += text_bytes(params['text'])
-            c.answer(id, {'request': 1})
-        peer.finish(p, 0)
-
-
-def test_append_in_flight():
-    """32 in flight, no more, and it waits for all of them.  The daemon's silence is not the input's: no line is cut."""
-    line = b'0123456789 0123456789\n'
-    with Peer() as peer:
-        p = peer.start('append', 'a', input=line * (65536 // len(line) * 40))
-        c, ids = append_accept(peer), []
-
-        def another():
-            id, params = c.expect('session.append')
-            equal(params['text'][-len(line):].encode(), line)
-            ids.append(id)
-        for _ in range(32):
-            another()
-        c.nothing()
-        c.answer(ids.pop(5), {'request': 1})   # the window is in order: the first one frees a place
-        c.answer(ids.pop(0), {'request': 1})
-        another()
-        for n in range(40 - 33):
-            c.answer(ids.pop(0), {'request': 1})
-            another()
-        for id in reversed(ids[1:]):
-            c.answer(id, {'request': 1})
-        time.sleep(0.2)
-        equal(p.poll(), None, 'one is not acknowledged')
-        c.answer(ids[0], {'request': 1})
-        peer.finish(p, 0)
-
-
-def test_append_again():
-    """Cut before the answers: the same pieces with the same keys, in order, once answered no more."""
-    with Peer() as peer:
-        p = peer.start('append', 'a')
-        c = append_accept(peer)
-        first = []
-        for i in range(4):
-            p.stdin.write(b'line %d\n' % i)
-            p.stdin.flush()
-            id, params = c.expect('session.append')
-            first.append(params)
-            if i == 1:
-                c.answer(id, {'request': 1})
-                time.sleep(0.1)
-        c.cut()
-        p.stdin.write(b'line 4\n')
-        p.stdin.close()
-        p.stdin = None
-        c, again = peer.accept(), []
-        take_appends(c, again)
-        peer.finish(p, 0)
-    equal(again[:3], [first[0], first[2], first[3]])
-    equal(again[3]['text'], 'line 4\n')
-
-
-def test_append_full_queue():
-    """A full queue is waited for, one piece at a time, in order."""
-    with Peer() as peer:
-        p = peer.start('append', 'a')
-        c = append_accept(peer)
-        seen = []
-        for i in range(3):
-            p.stdin.write(b'line %d\n' % i)
-            p.stdin.flush()
-            seen.append(c.expect('session.append'))
-        for id, _ in seen:
-            c.refuse(id, 'cap_queued: as many queued bytes as one user may have')
-        p.stdin.close()
-        p.stdin = None
-        for _, params in seen:
-            id, got = c.expect('session.append')
-            equal(got, params)
-            c.nothing(0.15)
-            c.answer(id, {'request': 1})
-        equal(peer.finish(p, 0)[1], '')
-
-
-def test_append_soon():
-    """A daemon that is just starting again is waited for; one that is not there is not."""
-    with Peer() as peer:
-        peer.listener.close()
-        os.unlink(peer.path)
-        peer.listener = socket.socket(socket.AF_UNIX)
-        peer.listener.bind(peer.path)
-        p = peer.start('append', 'a', 'text')
-        peer.finish(peer.start('info'), 3)
-        time.sleep(0.3)
-        equal(p.poll(), None)
-        peer.listener.settimeout(SECONDS)
-        peer.listener.listen(8)
-        take_appends(append_accept(peer), [])
-        peer.finish(p, 0)
-        os.unlink(peer.path)
-        peer.finish(peer.start('append', 'a', 'text'), 3)
-
-
-def test_append_beyond_the_queue():
-    """What may not fit into the queue goes one piece at a time."""
-    with Peer() as peer:
-        p = peer.start('append', 'a', input=b'0123456789abcde\n' * (4096 * 6))
-        c = append_accept(peer, queued_bytes=4 * 65536)
-        ids = [c.expect('session.append')[0] for _ in range(3)]        # two fit into half of it
-        c.nothing()
-        for id in ids[:2]:
-            c.answer(id, {'request': 1})
-        c.nothing()
-        c.answer(ids[2], {'request': 1})
-        for _ in range(3):
-            id, _ = c.expect('session.append')
-            c.nothing(0.1)
-            c.answer(id, {'request': 1})
-        peer.finish(p, 0)
-
-
-def test_append_refused():
-    with Peer() as peer:
-        p = peer.start('append', 'a', 'text')
-        c = append_accept(peer)
-        id, _ = c.expect('session.append')
-        c.refuse(id, 'no_session: no session a')
-        equal(peer.finish(p, 1)[1], 'sink: no_session: no session a\n')
-        p = peer.start('append', 'a')
-        c = append_accept(peer)
-        p.stdin.close()
-        p.stdin = None
-        id, _ = c.expect('session.info')       # nothing to send: is there such a session?
-        c.refuse(id, 'no_session: no session a')
-        peer.finish(p, 1)
 
 
 # ---- say ----
@@ -621,20 +422,4 @@ def test_attach_terminal():
         os.close(t.fd)
 
 
-def main():
-    failed = 0
-    for name, test in list(globals().items()):
-        if not name.startswith('test_') or (sys.argv[1:] and name not in sys.argv[1:]):
-            continue
-        try:
-            test()
-            print('ok', name)
-        except Exception as e:
-            import traceback
-            traceback.print_exc(file=sys.stdout)
-            print('FAILED', name, e)
-            failed += 1
-    sys.exit(1 if failed else 0)
-
-
-main()
+main(globals())

@@ -12,7 +12,9 @@ a connection cut between a request and its answer, a full queue, nonsense.
 import os
 import socket
 import subprocess
+import sys
 import tempfile
+import traceback
 
 import msgpack
 
@@ -87,16 +89,12 @@ class Peer:
     def start(self, *args, input=None):
         """`input`: all of it is there at once, as in a file; else whatever the test writes, when it does."""
         with tempfile.TemporaryFile() as f:
-            if input is not None:
-                f.write(input)
-                f.seek(0)
-            p = self.popen(args, subprocess.PIPE if input is None else f)
+            f.write(input or b'')
+            f.seek(0)
+            p = subprocess.Popen([SINK, '-S', self.path, *args], stdin=subprocess.PIPE if input is None else f,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.processes.append(p)
         return p
-
-    def popen(self, args, stdin):
-        return subprocess.Popen([SINK, '-S', self.path, *args], stdin=stdin,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def accept(self):
         return Connection(self.listener.accept()[0])
@@ -107,3 +105,23 @@ class Peer:
         err = err.decode(errors='replace')
         assert p.returncode == code, f'exit {p.returncode}, not {code}: {err}'
         return out, err
+
+
+def equal(got, want, what=''):
+    assert got == want, f'{what}: got {got!r:.300}, want {want!r:.300}'
+
+
+def main(tests):
+    """Runs what is called test_*, or only what is asked for, and exits."""
+    failed = 0
+    for name, test in list(tests.items()):
+        if not name.startswith('test_') or (sys.argv[1:] and name not in sys.argv[1:]):
+            continue
+        try:
+            test()
+            print('ok', name)
+        except Exception as e:
+            traceback.print_exc(file=sys.stdout)
+            print('FAILED', name, e)
+            failed += 1
+    sys.exit(1 if failed else 0)

@@ -301,6 +301,56 @@ static void written_between(void **state)
 	matrix_free(inputs);
 }
 
+/* Weights that lie beside others are what they were when those have gone. */
+static void weights_come_and_go(void **state)
+{
+	enum { IN = 1280, OUT = 4096, N_IN = 64, N_OUT = 33 };
+	struct rng r = { 41 };
+	struct matrix *m = matrix_random(&r, QUANT_Q8_0, N_IN, N_OUT, 1), *inputs = matrix_random(&r, QUANT_F32, N_IN, TOKENS, 1);
+	const struct scene s = { .w = m, .inputs = inputs, .n_row = 1 };
+	const struct batch_row row = { token_of(0), 0, 0 };
+	const struct batch_seq seq = { .window = { 4, 1000 } };
+	const struct batch batch = { .n_row = 1, .n_seq = 1, .rows = &row, .seqs = &seq };
+	struct weight *large[3], *w[3], *table;
+	float *zeros = calloc(IN * OUT, sizeof *zeros), alone[N_OUT], beside[N_OUT];
+	struct backend_why why;
+	struct backend *b;
+	struct act *x, *y;
+	struct place p;
+
+	(void)state;
+	assert_true(zeros && place_at(0, &p));
+	p.n_act_bit = 0;
+	play(&s, p, 1, alone);
+	b = place_open(p, 1);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(desk_ops->weight_load(b, QUANT_F32, IN, OUT, zeros, &large[i], &why), 0);
+		w[i] = matrix_load(b, m);
+	}
+	table = matrix_load(b, inputs);
+	assert_int_equal(desk_ops->act_new(b, N_IN, &x), 0);
+	assert_int_equal(desk_ops->act_new(b, N_OUT, &y), 0);
+	for (int i = 0; i < 3; i++) {
+		desk_ops->weight_free(b, large[(i + 1) % 3]);
+		if (i > 0)
+			desk_ops->weight_free(b, w[i - 1]);
+		desk_ops->begin(b, NULL, &batch);
+		desk_ops->embed(b, table, 0.5f, x);
+		desk_ops->matmul(b, w[i], NULL, x, y);
+		desk_ops->read(b, y, beside);
+		assert_int_equal(desk_ops->end(b, NULL), 0);
+		assert_memory_equal(alone, beside, sizeof alone);
+	}
+	desk_ops->weight_free(b, w[2]);
+	desk_ops->weight_free(b, table);
+	desk_ops->act_free(b, x);
+	desk_ops->act_free(b, y);
+	desk_ops->close(b);
+	matrix_free(m);
+	matrix_free(inputs);
+	free(zeros);
+}
+
 /* Products of one input, which a backend may make at once, and what must not wait: an act
  * that is written twice, one that is the next product's input, rows that others take. */
 #define PARTS 6
@@ -444,6 +494,7 @@ int main(void)
 		cmocka_unit_test(one_output),
 		cmocka_unit_test(tiny_inputs),
 		cmocka_unit_test(written_between),
+		cmocka_unit_test(weights_come_and_go),
 		cmocka_unit_test(decode_beside_prefill),
 		cmocka_unit_test(large_weights),
 		cmocka_unit_test(long_rows),
