@@ -369,7 +369,7 @@ void cpu_attend(struct backend *b, const struct attend *a, const struct act *q, 
 	assert(!a->rope || a->rope->order == ROPE_NONE || a->rope->n_rot <= j.layer->head_dim);
 	if (b->rc)
 		return;
-	out->n_quantized = 0;
+	cpu_act_written(out);
 	j.table = cpu_rope(b, a->rope);
 	j.call = (uint64_t)++b->n_attend << 32;
 	j.rep = a->n_head / j.layer->n_head_kv;

@@ -22,14 +22,20 @@
 #define ROPE_TABLES 4u                   /* different ropes in one batch */
 #define ROWS_NEAR 16u                    /* neighbours that a worker takes at once, at most: their bytes share lines of the cache */
 
+enum form { FORM_BYTES, FORM_WORDS, N_FORM };    /* of integers: what kinds of weights read */
+
+struct ints {                            /* of an act's x */
+	struct quanta of;                /* q [n_row_max][bytes of the form * width], blocks [n_row_max][width / 32]; */
+	void *blocks;                    /* their room, NULL if width % 32 */
+	uint32_t n_row;                  /* rows that are x's */
+	bool wanted;                     /* by a product: they are made as rows are written */
+};
+
 struct act {
 	uint32_t width;
 	size_t stride;                   /* width padded to 16 */
 	float *x;                        /* [n_row_max][stride] */
-	struct quanta in;                /* of x: q [n_row_max][n_plane * width], blocks [n_row_max][width / 32]; */
-	void *blocks;                    /* their room, NULL if width % 32 */
-	uint32_t n_quantized;            /* rows whose quanta are those of x */
-	bool multiplied;                 /* a product has wanted them: they are made as rows are written */
+	struct ints ints[N_FORM];
 };
 
 /* Turns (isa.h) of every row of the batch, of one rope. */
@@ -176,8 +182,12 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 
 int cpu_act_new(struct backend *b, uint32_t width, struct act **out);
 void cpu_act_free(struct backend *b, struct act *a);
+void cpu_act_written(struct act *a);     /* its integers are none of x's any more */
+size_t cpu_form_bytes(const struct backend *b, enum form form);  /* of a value */
 /* From block on, of all rows' blocks. */
-struct quanta cpu_quanta(const struct backend *b, const struct act *a, size_t block);
+struct quanta cpu_quanta(const struct backend *b, const struct act *a, enum form form, size_t block);
+/* Integers of x[at..at+n-1], of all rows' values. */
+void cpu_quantize(const struct backend *b, const struct act *a, enum form form, size_t at, size_t n);
 /* Items 0..n-1, of n_float values in all: by the caller alone where that is little. */
 void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n,
                  size_t n_float);

@@ -29,9 +29,15 @@
 /* ---- packed weights: groups of 16 output rows, lane = row ---- */
 
 enum pack {
-	PACK_F32, PACK_F16, PACK_BF16,   /* [group][n_in][16] */
+	PACK_F32,                        /* [group][n_in][16] */
+	PACK_WORD,                       /* halves and bfloats: [group][n_in/32] blocks of int16 [16][row][2 inputs] */
 	PACK_INT,                        /* [group][n_in/32] blocks of 64 * n_bit bytes, see lanes-scalar.h: q + off */
 };
+
+/* Of a block's inputs in one row, x = q * 2^e: the largest has fifteen bits, and so four
+ * halves' exponents, or seven of bfloats, are exact.  e = WORD_NAN: one of them is no number. */
+#define WORD_MOST 16384
+#define WORD_NAN (-128)
 
 struct weight {
 	const struct quant *quant;
@@ -42,7 +48,7 @@ struct weight {
 	float *vector;                   /* n_out = 1: its values, padded; nothing is packed */
 	uint8_t *values;                 /* 64-byte aligned; what follows lies behind it */
 	uint16_t *scale16, *min16;       /* halves [group][n_in/sub][16], formats with one scale */
-	int8_t *scale8, *min8;           /* K formats: the same shape, ... */
+	int8_t *scale8, *min8;           /* K formats: the same shape, ...; PACK_WORD: e [group][n_in/32][16] */
 	uint16_t *d, *m;                 /* ... times halves [group][n_in/256][16] */
 	size_t n_byte;
 };
@@ -57,7 +63,7 @@ struct weight {
 /* Values in blocks of 32, x = d * q.  All but q are arrays over blocks, since many rows
  * of them must stay in the first cache: who reads a block of a row reads its neighbours next. */
 struct quanta {
-	int8_t *q;                       /* [block][n_plane][32]: highs, then lows; with one plane q itself */
+	int8_t *q;                       /* [block][n_plane][32]: highs, then lows; with one plane q itself; or words */
 	float *d;
 	float *s[3];                     /* d * (sum of q), of all 32 and of each sixteen */
 	int32_t *start[3];               /* -8 * (sum of q): where products start whose weights are 8 too large */
@@ -140,11 +146,12 @@ struct isa {
 	const char *title;               /* for people */
 	/* n % 32 = 0, n_plane 1 or 2 */
 	void (*quantize)(const float *x, uint32_t n, unsigned n_plane, struct quanta to);
-	/* out[row][16 * group ...] of quantized weights and activations */
+	/* The same in fifteen bits, q as int16 [block][32]: no s, no start */
+	void (*quantize_words)(const float *x, uint32_t n, struct quanta to);
+	/* out[row][16 * group ...] of quantized weights and activations, or of words and words */
 	void (*dot)(const struct weight *w, uint32_t group, const struct rows *r, const float *bias);
-	/* the same in float32; tile: [n_in][16] of kind pack (F32, F16, BF16) */
-	void (*dot_float)(enum pack pack, const void *tile, uint32_t n_in, uint32_t group,
-	                  const struct rows *r, const float *bias);
+	/* the same in float32; tile: [n_in][16] */
+	void (*dot_float)(const float *tile, uint32_t n_in, uint32_t group, const struct rows *r, const float *bias);
 	void (*norm)(const struct norm *n, const float *weight, const float *bias,
 	             const float *in, float *out);
 	/* up may be NULL; n % 16 = 0 */

@@ -24,18 +24,19 @@ INLINE v16 v_set1(float x) { BOTH(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
 INLINE v16 v_load(const float *p) { BOTH(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
 INLINE __m256 half8_(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
 INLINE v16 v_load_f16(const uint16_t *p) { BOTH(half8_(p), half8_(p + 8)); }
-INLINE __m256 bf8_(const uint16_t *p)
-{
-	__m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
-
-	return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
-}
-INLINE v16 v_load_bf16(const uint16_t *p) { BOTH(bf8_(p), bf8_(p + 8)); }
 INLINE __m256 byte8_(const int8_t *p)
 {
 	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
 }
 INLINE v16 v_load_i8(const int8_t *p) { BOTH(byte8_(p), byte8_(p + 8)); }
+/* 2^p, and -infinity for -128 */
+INLINE __m256 exp8_(const int8_t *p)
+{
+	__m256i e = _mm256_add_epi32(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)), _mm256_set1_epi32(127));
+
+	return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
+}
+INLINE v16 v_load_exp2(const int8_t *p) { BOTH(exp8_(p), exp8_(p + 8)); }
 INLINE v16 v_add(v16 x, v16 y) { BOTH(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)); }
 INLINE v16 v_sub(v16 x, v16 y) { BOTH(_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)); }
 INLINE v16 v_mul(v16 x, v16 y) { BOTH(_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)); }
@@ -145,6 +146,13 @@ INLINE v16i v_store_i8(int8_t *p, v16 x)
 	__m128i b = _mm_packs_epi32(_mm256_castsi256_si128(q.b), _mm256_extracti128_si256(q.b, 1));
 
 	_mm_storeu_si128((void *)p, _mm_packs_epi16(a, b));
+	return q;
+}
+INLINE v16i v_store_i16(void *p, v16 x)
+{
+	v16i q = v_int(x);
+
+	_mm256_storeu_si256(p, _mm256_permute4x64_epi64(_mm256_packs_epi32(q.a, q.b), 0xd8));
 	return q;
 }
 INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 x)
@@ -286,6 +294,27 @@ INLINE v16i vq_start(int32_t start)
 {
 	(void)start;
 	return (v16i){ _mm256_setzero_si256(), _mm256_setzero_si256() };
+}
+
+/* ---- sixteen lanes of two words against the same two of x ---- */
+
+typedef struct { __m256i a, b; } vp;
+
+INLINE vp vp_load(const uint8_t *p)
+{
+	return (vp){ _mm256_loadu_si256((const void *)p), _mm256_loadu_si256((const void *)(p + 32)) };
+}
+INLINE v16i vp_dot(const vp *w, const int n, const int8_t *x)
+{
+	v16i sum = { _mm256_setzero_si256(), _mm256_setzero_si256() };
+	int32_t pair;
+
+	UNROLL for (int j = 0; j < n; j++) {
+		memcpy(&pair, x + 4 * j, 4);
+		sum.a = _mm256_add_epi32(sum.a, _mm256_madd_epi16(w[j].a, _mm256_set1_epi32(pair)));
+		sum.b = _mm256_add_epi32(sum.b, _mm256_madd_epi16(w[j].b, _mm256_set1_epi32(pair)));
+	}
+	return sum;
 }
 
 #endif

@@ -17,15 +17,16 @@ typedef __m512i v16i;
 INLINE v16 v_set1(float x) { return _mm512_set1_ps(x); }
 INLINE v16 v_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE v16 v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
-INLINE v16 v_load_bf16(const uint16_t *p)
-{
-	__m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p));
-
-	return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
-}
 INLINE v16 v_load_i8(const int8_t *p)
 {
 	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+/* 2^p, and -infinity for -128 */
+INLINE v16 v_load_exp2(const int8_t *p)
+{
+	__m512i e = _mm512_add_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)), _mm512_set1_epi32(127));
+
+	return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
 }
 INLINE v16 v_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
 INLINE v16 v_sub(v16 a, v16 b) { return _mm512_sub_ps(a, b); }
@@ -103,6 +104,13 @@ INLINE v16i v_store_i8(int8_t *p, v16 a)
 	__m512i q = _mm512_cvtps_epi32(a);
 
 	_mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(q));
+	return q;
+}
+INLINE v16i v_store_i16(void *p, v16 a)
+{
+	__m512i q = _mm512_cvtps_epi32(a);
+
+	_mm256_storeu_si256(p, _mm512_cvtepi32_epi16(q));
 	return q;
 }
 INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
@@ -193,5 +201,19 @@ INLINE v16i vq_dot(v16i sum, vq w, const int8_t *x)
 	return sum;
 }
 INLINE v16i vq_start(int32_t start) { return start_(start, 128); }
+
+/* ---- sixteen lanes of two words against the same two of x ---- */
+
+typedef __m512i vp;
+
+INLINE vp vp_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE v16i vp_dot(const vp *w, const int n, const int8_t *x)
+{
+	v16i sum = _mm512_setzero_si512();
+
+	UNROLL for (int j = 0; j < n; j++)
+		__asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w[j]), "m"(*(const int8_t (*)[4])(x + 4 * j)));
+	return sum;
+}
 
 #endif

@@ -32,8 +32,17 @@ typedef struct { int32_t i[16]; } v16i;
 static inline v16 v_set1(float x) { LANES(x); }
 static inline v16 v_load(const float *p) { LANES(p[l]); }
 static inline v16 v_load_f16(const uint16_t *p) { LANES(quant_f16(p[l])); }
-static inline v16 v_load_bf16(const uint16_t *p) { LANES(quant_bf16(p[l])); }
 static inline v16 v_load_i8(const int8_t *p) { LANES((float)p[l]); }
+/* 2^p, and -infinity for -128 */
+static inline float exp2_(int8_t p)
+{
+	const uint32_t bits = (uint32_t)(p + 127) << 23;
+	float x;
+
+	memcpy(&x, &bits, 4);
+	return x;
+}
+static inline v16 v_load_exp2(const int8_t *p) { LANES(exp2_(p[l])); }
 static inline v16 v_add(v16 a, v16 b) { LANES(a.f[l] + b.f[l]); }
 static inline v16 v_sub(v16 a, v16 b) { LANES(a.f[l] - b.f[l]); }
 static inline v16 v_mul(v16 a, v16 b) { LANES(a.f[l] * b.f[l]); }
@@ -146,6 +155,18 @@ static inline v16i v_store_i8(int8_t *p, v16 a)
 
 	for (int l = 0; l < 16; l++)
 		p[l] = (int8_t)r.i[l];
+	return r;
+}
+
+/* a, |a| <= 16256, rounded to nearest even, as int16 */
+static inline v16i v_store_i16(void *p, v16 a)
+{
+	v16i r = v_int(a);
+	int16_t q[16];
+
+	for (int l = 0; l < 16; l++)
+		q[l] = (int16_t)r.i[l];
+	memcpy(p, q, sizeof(q));
 	return r;
 }
 
@@ -263,6 +284,32 @@ static inline v16i vq_dot(v16i sum, vq w, const int8_t *x)
 		for (int b = 0; b < 4; b++)
 			sum.i[l] += w.b[l][b] * x[b];
 	return sum;
+}
+
+/* ---- sixteen lanes of two words against the same two of x ---- */
+
+typedef struct { int16_t w[16][2]; } vp;
+
+static inline vp vp_load(const uint8_t *p)
+{
+	vp w;
+
+	memcpy(w.w, p, 64);
+	return w;
+}
+
+/* sum over n pairs, x: [n][2] int16, unaligned */
+static inline v16i vp_dot(const vp *w, const int n, const int8_t *x)
+{
+	int16_t pair[2];
+	v16i r = { { 0 } };
+
+	for (int j = 0; j < n; j++) {
+		memcpy(pair, x + 4 * j, 4);
+		for (int l = 0; l < 16; l++)
+			r.i[l] += w[j].w[l][0] * pair[0] + w[j].w[l][1] * pair[1];
+	}
+	return r;
 }
 
 /* What a sum begins with; start: -8 times that of all x that it will see */

@@ -1,12 +1,12 @@
 /*
- * Matrix times activations: which group of rows is whose, and activations in int8.
+ * Matrix times activations: which group of rows is whose, and activations as integers.
  *
  * An item is a few groups of sixteen output rows against all activation rows, so
  * a weight is read from memory once a step.  Many rows are shared out instead, the same
  * ones to the same worker as in operations by rows: what it wrote it reads again, and
- * workers read the same weights at about the same time.  The int8 form of an act is made when
- * a product first needs it, and kept until the act is written again or a product needs more
- * of it: the three products of a normalised row share one.
+ * workers read the same weights at about the same time.  The integers of an act are
+ * made when a product first needs them, and kept until the act is written again or a product needs
+ * more of them: the three products of a normalised row share one set.
  *
  * The hard idea: workers meet at the end of whatever is run, and a small product is
  * hardly longer than the meeting.  So a product waits (b->waiting) for others of the
@@ -22,23 +22,27 @@
 #define PANEL 64u                /* activation rows that stay in the cache */
 #define OWN_ROWS 32u             /* of a worker at least, where rows are shared out (measured) */
 
+static enum form form_of(const struct weight *w)
+{
+	return w->pack == PACK_WORD ? FORM_WORDS : FORM_BYTES;
+}
+
 static void panel(const struct product *p, uint32_t group, uint32_t row, uint32_t n, const float *tile)
 {
 	const struct act *in = p->in;
 	const struct weight *w = p->w;
+	const enum form form = form_of(w);
 	const struct rows r = {
 		.n = n, .n_plane = p->b->n_plane, .x = in->x + row * in->stride, .x_stride = in->stride,
-		.in = cpu_quanta(p->b, in, (size_t)row * (in->width / 32)),
-		.q_stride = (size_t)p->b->n_plane * in->width, .b_stride = in->width / 32,
+		.in = cpu_quanta(p->b, in, form, (size_t)row * (in->width / 32)),
+		.q_stride = cpu_form_bytes(p->b, form) * in->width, .b_stride = in->width / 32,
 		.out = p->out->x + row * p->out->stride, .out_stride = p->out->stride,
 	};
 
+	if (!tile && w->pack == PACK_F32)
+		tile = (const float *)(const void *)w->values + (size_t)group * w->n_in * 16;
 	if (tile)
-		p->b->isa->dot_float(PACK_F32, tile, w->n_in, group, &r, p->bias);
-	else if (w->pack == PACK_F32)
-		p->b->isa->dot_float(w->pack, w->values + (size_t)group * w->n_in * 64, w->n_in, group, &r, p->bias);
-	else if (w->pack == PACK_F16 || w->pack == PACK_BF16)
-		p->b->isa->dot_float(w->pack, w->values + (size_t)group * w->n_in * 32, w->n_in, group, &r, p->bias);
+		p->b->isa->dot_float(tile, w->n_in, group, &r, p->bias);
 	else
 		p->b->isa->dot(w, group, &r, p->bias);
 }
@@ -125,33 +129,33 @@ void cpu_products(struct backend *b)
 struct quantize {
 	struct backend *b;
 	struct act *a;
+	enum form form;
 };
 
 static void quantize_row(void *ctx, uint32_t row, unsigned worker)
 {
 	const struct quantize *q = ctx;
-	const struct act *a = q->a;
 
 	(void)worker;
-	q->b->isa->quantize(a->x + row * a->stride, a->width, q->b->n_plane,
-	                    cpu_quanta(q->b, a, (size_t)row * (a->width / 32)));
+	cpu_quantize(q->b, q->a, q->form, (size_t)row * q->a->width, q->a->width);
 }
 
-static void need_int8(struct backend *b, const struct weight *w, const struct act *in)
+static void need_ints(struct backend *b, const struct weight *w, const struct act *in)
 {
 	/* a cache of x that only this file sees: writing it does not change the act */
 	struct act *a = (struct act *)(uintptr_t)in;
-	struct quantize q = { b, a };
+	struct quantize q = { b, a, form_of(w) };
+	struct ints *ints = &a->ints[q.form];
 
-	a->multiplied = true;
-	if (w->quant->n_sub < 32 && !a->in.halves) {
-		a->in.halves = true;
-		a->n_quantized = 0;
+	ints->wanted = true;
+	if (w->pack == PACK_INT && w->quant->n_sub < 32 && !ints->of.halves) {
+		ints->of.halves = true;
+		ints->n_row = 0;
 	}
-	if (a->n_quantized >= b->n_row)
+	if (ints->n_row >= b->n_row)
 		return;
 	cpu_by_rows(b, quantize_row, &q, b->n_row, (size_t)b->n_row * a->width);
-	a->n_quantized = b->n_row;
+	ints->n_row = b->n_row;
 }
 
 /* Beside those that wait: another input, or the same output. */
@@ -167,7 +171,7 @@ static bool must_follow(const struct backend *b, const struct act *in, const str
 void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *bias,
                 const struct act *in, struct act *out)
 {
-	const bool quantized = w->pack == PACK_INT;
+	const bool ints = w->pack != PACK_F32;
 	struct product p = { .b = b, .w = w, .in = in, .out = out };
 
 	assert(b->batch && in != out && in->width == w->n_in && out->width == w->n_out);
@@ -177,10 +181,10 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 	if (b->rc)
 		return;
 	p.bias = bias ? bias->vector : NULL;
-	p.exact = w->vector || (quantized && b->batch->exact);
-	if (quantized && !p.exact)
-		need_int8(b, w, in);
-	out->n_quantized = 0;
+	p.exact = w->vector || (ints && b->batch->exact);
+	if (ints && !p.exact)
+		need_ints(b, w, in);
+	cpu_act_written(out);
 	b->waiting[b->n_waiting++] = p;
 }
 
@@ -217,7 +221,7 @@ static void routed(void *ctx, uint32_t item, unsigned worker)
 void cpu_matmul_routed(struct backend *b, uint32_t which, const struct weight *w, const struct weight *bias,
                        const struct act *in, struct act *out)
 {
-	const bool quantized = w->pack == PACK_INT;
+	const bool ints = w->pack != PACK_F32;
 	struct routed o = { .b = b, .w = w, .bias = bias, .in = in, .out = out, .which = which };
 	size_t bytes;
 
@@ -227,10 +231,10 @@ void cpu_matmul_routed(struct backend *b, uint32_t which, const struct weight *w
 	assert(!bias || (bias->vector && bias->n_in == w->n_out));
 	if (b->rc)
 		return;
-	o.exact = quantized && b->batch->exact;
-	if (quantized && !o.exact)
-		need_int8(b, w, in);
-	out->n_quantized = 0;
+	o.exact = ints && b->batch->exact;
+	if (ints && !o.exact)
+		need_ints(b, w, in);
+	cpu_act_written(out);
 	bytes = w->n_byte / w->n_group + 1;
 	o.n_group = out->width / 16;
 	o.part = bytes >= ITEM_BYTES ? 1 : (uint32_t)(ITEM_BYTES / bytes);
@@ -277,7 +281,7 @@ void cpu_add_routed(struct backend *b, uint32_t which, const struct act *x, stru
 {
 	cpu_products(b);
 	assert(b->batch && x->width == out->width && x != out && which < b->n_used);
-	out->n_quantized = 0;
+	cpu_act_written(out);
 	for (uint32_t row = 0; row < b->n_row && !b->rc; row++) {
 		const float weight = b->choices[row].weight[which], *from = x->x + row * x->stride;
 		float *to = out->x + row * out->stride;

@@ -14,19 +14,25 @@
 #define ALONE_FLOATS 8192u       /* work that is not worth a second worker */
 #define COLUMNS 8192u            /* of an item of a wide row */
 
-static int quanta_new(const struct backend *b, struct act *a)
+size_t cpu_form_bytes(const struct backend *b, enum form form)
+{
+	return form == FORM_WORDS ? sizeof(int16_t) : b->n_plane;
+}
+
+static int ints_new(const struct backend *b, struct act *a, enum form form)
 {
 	const size_t n_block = (size_t)b->n_row_max * (a->width / 32), n_array = (n_block + 15) / 16 * 16;
-	float *d = a->blocks = cpu_alloc(4 * n_array * sizeof(float) + 3 * n_array * sizeof(int32_t));
-	int8_t *q = cpu_alloc(n_block * b->n_plane * 32);
+	struct ints *ints = &a->ints[form];
+	float *d = ints->blocks = cpu_alloc(4 * n_array * sizeof(float) + 3 * n_array * sizeof(int32_t));
+	int8_t *q = cpu_alloc(n_block * cpu_form_bytes(b, form) * 32);
 
-	a->in.q = q;
+	ints->of.q = q;
 	if (!d || !q)
 		return -ENOMEM;
-	a->in.d = d;
+	ints->of.d = d;
 	for (int i = 0; i < 3; i++) {
-		a->in.s[i] = d + (1 + i) * n_array;
-		a->in.start[i] = (int32_t *)(d + 4 * n_array) + i * n_array;
+		ints->of.s[i] = d + (1 + i) * n_array;
+		ints->of.start[i] = (int32_t *)(d + 4 * n_array) + i * n_array;
 	}
 	return 0;
 }
@@ -44,7 +50,7 @@ int cpu_act_new(struct backend *b, uint32_t width, struct act **out)
 	a->width = width;
 	a->stride = ROUND16((size_t)width);
 	a->x = cpu_alloc(b->n_row_max * a->stride * sizeof(float));
-	if (!a->x || (width % 32 == 0 && quanta_new(b, a))) {
+	if (!a->x || (width % 32 == 0 && (ints_new(b, a, FORM_BYTES) || ints_new(b, a, FORM_WORDS)))) {
 		cpu_act_free(b, a);
 		return -ENOMEM;
 	}
@@ -52,16 +58,32 @@ int cpu_act_new(struct backend *b, uint32_t width, struct act **out)
 	return 0;
 }
 
-struct quanta cpu_quanta(const struct backend *b, const struct act *a, size_t block)
+struct quanta cpu_quanta(const struct backend *b, const struct act *a, enum form form, size_t block)
 {
-	const struct quanta *in = &a->in;
+	const struct quanta *of = &a->ints[form].of;
 
-	if (!a->blocks)
-		return *in;
+	if (!a->ints[form].blocks)
+		return *of;
 	return (struct quanta){
-		in->q + block * b->n_plane * 32, in->d + block, { in->s[0] + block, in->s[1] + block, in->s[2] + block },
-		{ in->start[0] + block, in->start[1] + block, in->start[2] + block }, in->halves,
+		of->q + block * cpu_form_bytes(b, form) * 32, of->d + block, { of->s[0] + block, of->s[1] + block, of->s[2] + block },
+		{ of->start[0] + block, of->start[1] + block, of->start[2] + block }, of->halves,
 	};
+}
+
+void cpu_quantize(const struct backend *b, const struct act *a, enum form form, size_t at, size_t n)
+{
+	const struct quanta to = cpu_quanta(b, a, form, at / 32);
+
+	if (form == FORM_WORDS)
+		b->isa->quantize_words(a->x + at, (uint32_t)n, to);
+	else
+		b->isa->quantize(a->x + at, (uint32_t)n, b->n_plane, to);
+}
+
+void cpu_act_written(struct act *a)
+{
+	for (int i = 0; i < N_FORM; i++)
+		a->ints[i].n_row = 0;
 }
 
 void cpu_act_free(struct backend *b, struct act *a)
@@ -70,8 +92,10 @@ void cpu_act_free(struct backend *b, struct act *a)
 	if (!a)
 		return;
 	cpu_free(a->x);
-	cpu_free(a->in.q);
-	cpu_free(a->blocks);
+	for (int i = 0; i < N_FORM; i++) {
+		cpu_free(a->ints[i].of.q);
+		cpu_free(a->ints[i].blocks);
+	}
 	free(a);
 }
 
@@ -100,14 +124,15 @@ static size_t stretch(const struct op *o, uint32_t item, size_t *n)
 }
 
 /* The integers of what fn wrote, while it is in the cache and without another meeting. */
-static void then_int8(void *ctx, uint32_t item, unsigned worker)
+static void then_ints(void *ctx, uint32_t item, unsigned worker)
 {
 	const struct op *o = ctx;
-	struct act *out = o->out;
 	size_t n, at = stretch(o, item, &n);
 
 	o->fn(ctx, item, worker);
-	o->b->isa->quantize(out->x + at, (uint32_t)n, o->b->n_plane, cpu_quanta(o->b, out, at / 32));
+	for (int i = 0; i < N_FORM; i++)
+		if (o->out->ints[i].wanted)
+			cpu_quantize(o->b, o->out, (enum form)i, at, n);
 }
 
 void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n,
@@ -125,14 +150,16 @@ void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigne
 static void by_rows(struct op *o, op_fn *fn, bool columns)
 {
 	const size_t stride = o->out->stride;
-	op_fn *item = o->out->multiplied ? then_int8 : fn;
+	struct ints *ints = o->out->ints;
+	op_fn *item = ints[FORM_BYTES].wanted || ints[FORM_WORDS].wanted ? then_ints : fn;
 	uint32_t n;
 
 	o->fn = fn;
 	o->n_column = columns ? (uint32_t)((stride + COLUMNS - 1) / COLUMNS) : 1;
 	n = o->b->n_row * o->n_column;
 	cpu_by_rows(o->b, item, o, n, o->b->n_row * stride);
-	o->out->n_quantized = o->out->multiplied ? o->b->n_row : 0;
+	for (int i = 0; i < N_FORM; i++)
+		ints[i].n_row = ints[i].wanted ? o->b->n_row : 0;
 }
 
 static void embed_row(void *ctx, uint32_t row, unsigned worker)
@@ -282,7 +309,7 @@ void cpu_select(struct backend *b, const struct act *in, struct act *out)
 	b->n_row = batch->n_output;
 	if (b->rc)
 		return;
-	out->n_quantized = 0;
+	cpu_act_written(out);
 	/* outputs ascend, so out may be in */
 	for (uint32_t i = 0; i < batch->n_output; i++)
 		memmove(out->x + i * out->stride, in->x + batch->outputs[i] * in->stride,

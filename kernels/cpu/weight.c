@@ -5,10 +5,13 @@
  * inputs it holds bytes [4 inputs at a time][row][4], as an integer dot product
  * wants them, and its scales as [row]; formats differ only in the number of bits
  * and in the kind of scale (struct quant_parts), not in kernels.  What is stored
- * represents the file's values exactly.
+ * represents the file's values exactly; only halves and bfloats are rounded, to fifteen bits
+ * of the largest of a block of 32 (isa.h), so that they meet activations of fifteen bits as
+ * integers: half the time of float products.  Exact products take them from the file.
  */
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,18 +23,18 @@ static size_t align64(size_t n)
 	return (n + 63) / 64 * 64;
 }
 
-static enum pack pack_of(const struct quant *q)
+/* Halves and bfloats without whole blocks are floats. */
+static enum pack pack_of(const struct quant *q, uint32_t n_in)
 {
-	switch (q->type) {
-	case QUANT_F32:  return PACK_F32;
-	case QUANT_F16:  return PACK_F16;
-	case QUANT_BF16: return PACK_BF16;
-	default:         return PACK_INT;
-	}
+	if (q->n_sub)
+		return PACK_INT;
+	return q->type == QUANT_F32 || n_in % 32 ? PACK_F32 : PACK_WORD;
 }
 
 static uint32_t bits_of(const struct quant *q)
 {
+	if (!q->n_sub)
+		return 16;
 	return q->n_bit <= 4 ? 4 : q->n_bit <= 6 ? q->n_bit : 8;
 }
 
@@ -51,9 +54,11 @@ static size_t lay_out(struct weight *w, uint8_t *base)
 	case PACK_F32:
 		w->values = base;
 		return group * w->n_in * 16 * sizeof(float);
-	case PACK_F16: case PACK_BF16:
+	case PACK_WORD:
 		w->values = base;
-		return group * w->n_in * 16 * sizeof(uint16_t);
+		at = group * (w->n_in / 32) * block_bytes(w);
+		w->scale8 = (int8_t *)(base + at);
+		return align64(at + group * (w->n_in / 32) * 16);
 	case PACK_INT:
 		break;
 	}
@@ -77,13 +82,51 @@ static size_t lay_out(struct weight *w, uint8_t *base)
 	return align64(at + (q->has_min ? n_super * 2 : 0));
 }
 
-static void pack_plain(struct weight *w, uint32_t group, uint32_t lane, const uint8_t *src)
+static void pack_floats(struct weight *w, uint32_t group, uint32_t lane, const uint8_t *src)
 {
-	size_t size = w->quant->n_byte;
-	uint8_t *dst = w->values + ((size_t)group * w->n_in * 16 + lane) * size;
+	float *dst = (float *)(void *)w->values + (size_t)group * w->n_in * 16 + lane;
 
-	for (uint32_t i = 0; i < w->n_in; i++, src += size, dst += 16 * size)
-		memcpy(dst, src, size);
+	for (uint32_t i = 0; i < w->n_in; i++, src += w->quant->n_byte, dst += 16)
+		w->quant->dequantize(src, dst, 1);
+}
+
+/* 32 values as q * 2^e, q to nearest even; returns e. */
+static int8_t words_of(const float *x, int16_t *q)
+{
+	const float magic = 12582912.0f;         /* 1.5 * 2^23: rounds to an integer */
+	uint32_t most = 0, bits;
+	float size, by;
+	int e;
+
+	for (uint32_t i = 0; i < 32; i++) {
+		memcpy(&bits, &x[i], 4);
+		bits &= 0x7fffffff;
+		most = bits > most ? bits : most;
+	}
+	memcpy(&size, &most, 4);
+	memset(q, 0, 32 * sizeof(*q));
+	if (most >= 0x7f800000)
+		return WORD_NAN;
+	frexpf(size, &e);
+	e = e - 14 > -126 ? e - 14 : -126;       /* WORD_MOST is 2^14 */
+	by = ldexpf(1, -e);
+	for (uint32_t i = 0; i < 32; i++)
+		q[i] = (int16_t)((x[i] * by + magic) - magic);
+	return (int8_t)e;
+}
+
+static void pack_words(struct weight *w, uint32_t group, uint32_t lane, const uint8_t *src)
+{
+	const size_t first = (size_t)group * (w->n_in / 32);
+	float x[32];
+	int16_t q[32];
+
+	for (size_t block = first; block < first + w->n_in / 32; block++, src += 32 * w->quant->n_byte) {
+		w->quant->dequantize(src, x, 32);
+		w->scale8[block * 16 + lane] = words_of(x, q);
+		for (uint32_t j = 0; j < 16; j++)
+			memcpy(w->values + (block * 16 + j) * 64 + lane * 4, q + 2 * j, 4);
+	}
 }
 
 static int offset_of(const struct weight *w)
@@ -160,10 +203,11 @@ static void pack_group(void *ctx, uint32_t group, unsigned worker)
 	for (uint32_t lane = 0; lane < 16 && group * 16 + lane < w->n_out; lane++) {
 		const uint8_t *src = w->data + (group * (size_t)16 + lane) * row_bytes(w);
 
-		if (w->pack == PACK_INT)
-			pack_quantized(w, group, lane, src);
-		else
-			pack_plain(w, group, lane, src);
+		switch (w->pack) {
+		case PACK_F32:  pack_floats(w, group, lane, src); break;
+		case PACK_WORD: pack_words(w, group, lane, src); break;
+		case PACK_INT:  pack_quantized(w, group, lane, src); break;
+		}
 	}
 }
 
@@ -173,7 +217,7 @@ static void describe(struct weight *w, const struct quant *q, uint64_t n_in, uin
 	w->n_in = (uint32_t)n_in;
 	w->n_out = (uint32_t)n_out;
 	w->n_group = (w->n_out + 15) / 16;
-	w->pack = pack_of(q);
+	w->pack = pack_of(q, w->n_in);
 	w->n_bit = bits_of(q);
 	w->n_byte = n_out == 1 ? ROUND16((size_t)w->n_in) * sizeof(float) : lay_out(w, NULL);
 }
@@ -238,19 +282,16 @@ void cpu_weight_free(struct backend *b, struct weight *w)
 struct weight cpu_weight_groups(const struct weight *w, uint32_t first, uint32_t n)
 {
 	const struct quant *q = w->quant;
-	const size_t plain = w->pack == PACK_F32 ? 4 : 2;
+	const uint32_t n_sub = q->n_sub ? q->n_sub : 32;
 	struct weight v = *w;
-	size_t sub = 0, super;
+	size_t sub, super;
 
 	assert(!w->vector && (first + n) * 16 <= w->n_out);
 	v.n_out = n * 16;
 	v.n_group = n;
-	if (w->pack == PACK_INT) {
-		v.values += (size_t)first * (w->n_in / 32) * block_bytes(w);
-		sub = (size_t)first * (w->n_in / q->n_sub) * 16;
-	} else {
-		v.values += (size_t)first * w->n_in * 16 * plain;
-	}
+	v.data += first * 16 * row_bytes(w);
+	v.values += w->pack == PACK_F32 ? (size_t)first * w->n_in * 64 : (size_t)first * (w->n_in / 32) * block_bytes(w);
+	sub = (size_t)first * (w->n_in / n_sub) * 16;
 	super = (size_t)first * (w->n_in / 256) * 16;
 	v.scale16 = w->scale16 ? w->scale16 + sub : NULL;
 	v.min16 = w->min16 ? w->min16 + sub : NULL;
@@ -328,6 +369,21 @@ static void tile_quantized(const struct weight *w, uint32_t group, float *tile)
 		}
 }
 
+static void tile_of_file(const struct weight *w, uint32_t group, float *tile)
+{
+	const size_t size = w->quant->n_byte;
+
+	for (uint32_t lane = 0; lane < 16; lane++)
+		for (uint32_t i = 0; i < w->n_in; i++) {
+			const size_t row = (size_t)group * 16 + lane;
+			float *to = tile + (size_t)i * 16 + lane;
+
+			*to = 0;
+			if (row < w->n_out)
+				w->quant->dequantize(w->data + row * row_bytes(w) + i * size, to, 1);
+		}
+}
+
 void cpu_weight_tile(const struct weight *w, uint32_t group, float *tile)
 {
 	assert(group < w->n_group);
@@ -337,6 +393,8 @@ void cpu_weight_tile(const struct weight *w, uint32_t group, float *tile)
 			tile[(size_t)i * 16] = w->vector[i];
 		return;
 	}
-	assert(w->pack == PACK_INT);
-	tile_quantized(w, group, tile);
+	if (w->pack == PACK_INT)
+		tile_quantized(w, group, tile);
+	else
+		tile_of_file(w, group, tile);
 }

@@ -1,7 +1,7 @@
 /*
  * What fewer bits cost in likelihood, over a text long enough to tell: a token's nll
  * with a cache of eight bits and with activations of eight bits beside halves and
- * fifteen.
+ * fifteen; and what these cost beside products of floats.
  *
  *     tests/bench/bits [--threads N] [--window S+R] [--tokens N] MODEL.gguf < TEXT
  *
@@ -23,11 +23,12 @@ struct options {
 	size_t n_token;
 };
 
-static const struct kind { const char *what; enum kv_type type; unsigned n_act_bit; } kinds[] = {
-	{ "cache of halves, activations of fifteen bits", KV_F16, 0 },
-	{ "cache of eight bits", KV_Q8, 0 },
-	{ "activations of eight bits", KV_F16, 8 },
-	{ "both of eight bits", KV_Q8, 8 },
+static const struct kind { const char *what; enum kv_type type; unsigned n_act_bit; bool exact; } kinds[] = {
+	{ "cache of halves, activations of fifteen bits", KV_F16, 0, false },
+	{ "cache of eight bits", KV_Q8, 0, false },
+	{ "activations of eight bits", KV_F16, 8, false },
+	{ "both of eight bits", KV_Q8, 8, false },
+	{ "products of floats", KV_F16, 0, true },
 };
 
 static void give_up(const char *what, const char *why)
@@ -63,7 +64,7 @@ static void nll_of(const struct options *o, const struct kind *k, const struct i
 
 	if (!rig_open(&r, o->model, &p))
 		exit(1);
-	rig_nll(&r, o->window, false, ids->data, ids->n, 256, nll);
+	rig_nll(&r, o->window, k->exact, ids->data, ids->n, 256, nll);
 	rig_close(&r);
 }
 
@@ -79,9 +80,19 @@ static void compare(const char *what, const double *nll, const double *usual, si
 		size += fabs(d);
 	}
 	error = sqrt((square / (double)n - sum * sum / (double)n / (double)n) / (double)n);
-	printf("%s: perplexity %+.3f %% (+- %.3f), a token's nll by %.4f\n", what, 100 * (exp(sum / (double)n) - 1), 100 * error,
+	printf("%s: perplexity %+.4f %% (+- %.4f), a token's nll by %.6f\n", what, 100 * (exp(sum / (double)n) - 1), 100 * error,
 	       size / (double)n);
 	fflush(stdout);
+}
+
+static size_t number(const char *name, const char *text)
+{
+	char *end;
+	const unsigned long n = strtoul(text, &end, 10);
+
+	if (end == text || *end || n == 0 || *text == '-')
+		give_up(name, "not a number from 1 on");
+	return n;
 }
 
 static void options_read(struct options *o, int argc, char **argv)
@@ -90,9 +101,9 @@ static void options_read(struct options *o, int argc, char **argv)
 
 	for (; i + 1 < argc && strncmp(argv[i], "--", 2) == 0; i += 2) {
 		if (strcmp(argv[i], "--threads") == 0)
-			o->n_thread = (unsigned)atoi(argv[i + 1]);
+			o->n_thread = (unsigned)number(argv[i], argv[i + 1]);
 		else if (strcmp(argv[i], "--tokens") == 0)
-			o->n_token = (size_t)atol(argv[i + 1]);
+			o->n_token = number(argv[i], argv[i + 1]);
 		else if (strcmp(argv[i], "--window") != 0 || sscanf(argv[i + 1], "%u+%u", &o->window.n_sink, &o->window.n_recent) != 2)
 			give_up(argv[i], "not known, or not S+R");
 	}

@@ -35,7 +35,7 @@ float rng_normal(struct rng *r)
 
 extern const struct backend_ops sinkd_backend;
 const struct backend_ops *const desk_ops = &sinkd_backend;
-const bool desk_rounds = true, desk_eight = false;
+const bool desk_rounds = true, desk_eight = false, desk_words = false;
 const enum kv_type desk_kv_most = KV_F32;
 const char *const desk_layout = "cuda-kv2-f32";
 
@@ -58,7 +58,7 @@ static bool place_choose(struct place p, struct backend_params *q)
 }
 #else
 const struct backend_ops *const desk_ops = &backend_cpu;
-const bool desk_rounds = true, desk_eight = true;
+const bool desk_rounds = true, desk_eight = true, desk_words = true;
 const enum kv_type desk_kv_most = KV_Q8;
 const char *const desk_layout = "cpu-kv2-f32-b16";
 

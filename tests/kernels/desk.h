@@ -18,7 +18,8 @@ float rng_normal(struct rng *r);               /* roughly: mean 0, deviation 1 *
 
 extern const struct backend_ops *const desk_ops;
 extern const bool desk_rounds;                 /* products see activations in int8 pairs, */
-extern const bool desk_eight;                  /* and in single ones where that is asked for */
+extern const bool desk_eight;                  /* and in single ones where that is asked for; */
+extern const bool desk_words;                  /* halves and bfloats are rounded, too (round_words) */
 extern const enum kv_type desk_kv_most;        /* caches of types up to this one; those after it are refused */
 extern const char *const desk_layout;          /* of float32 caches */
 

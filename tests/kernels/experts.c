@@ -72,15 +72,21 @@ static double mixture_logit(const struct mixture *m, uint32_t e, const float *x)
 static void mixture_check(const struct mixture *m, const float *out)
 {
 	const uint32_t n_in = m->w->n_in;
+	const size_t n = (size_t)n_in * m->w->n_out;
+	const bool words = is_words(m->w->quant, n_in) && !m->exact;
+	float *weights = malloc(n * sizeof(float));
 
+	memcpy(weights, m->w->values, n * sizeof(float));
+	if (words)
+		round_words(m->w->values, (uint32_t)n, weights);
 	for (uint32_t row = 0; row < m->n_row; row++) {
 		float *x = m->inputs->values + (size_t)token_of(row) * n_in, seen[512];
 		double logit[EXPERTS], weight[EXPERTS], total = 0;
 
 		for (uint32_t i = 0; i < n_in; i++)
 			seen[i] = 0.5f * x[i];
-		if (desk_rounds && m->w->quant->n_sub && !m->exact)
-			round_inputs(seen, n_in, m->eight);
+		if (desk_rounds && (m->w->quant->n_sub || words) && !m->exact)
+			round_inputs(seen, n_in, m->eight && !words);
 		for (uint32_t e = 0; e < m->n_expert; e++)
 			logit[e] = mixture_logit(m, e, x);
 		for (uint32_t e = 0; e < m->n_expert; e++) {
@@ -98,7 +104,7 @@ static void mixture_check(const struct mixture *m, const float *out)
 				double part = (double)m->bias->values[e * m->n_out + j];
 
 				for (uint32_t i = 0; i < n_in; i++) {
-					double t = (double)m->w->values[((size_t)e * m->n_out + j) * n_in + i] * (double)seen[i];
+					double t = (double)weights[((size_t)e * m->n_out + j) * n_in + i] * (double)seen[i];
 
 					part += t;
 					size += fabs(t) * weight[e] / total;
@@ -109,6 +115,7 @@ static void mixture_check(const struct mixture *m, const float *out)
 				fail_msg("%s experts, row %u out %u: %.9g, should be %.9g", m->w->quant->name, row, j, got, sum);
 		}
 	}
+	free(weights);
 }
 
 /* router: how far its values are from 0, where all experts are equal */

@@ -16,19 +16,12 @@
 
 #include "tests/kernels/products.h"
 
-struct scene {
-	struct matrix *w, *bias, *inputs;        /* bias NULL: none */
-	bool exact, eight;                       /* eight: bits of activations */
-	uint32_t n_row;
-};
-
 int32_t token_of(uint32_t row)
 {
 	return (int32_t)(row * 31 % TOKENS);
 }
 
-/* out [n_row][n_out], at most n rows in a batch */
-static void play(const struct scene *s, struct place place, uint32_t n, float *out)
+void play(const struct scene *s, struct place place, uint32_t n, float *out)
 {
 	struct backend *b = place_open(place, n);
 	struct weight *w = matrix_load(b, s->w), *table = matrix_load(b, s->inputs);
@@ -76,18 +69,22 @@ void round_inputs(float *x, uint32_t n, bool eight)
 static void check(const struct scene *s, const float *out)
 {
 	const uint32_t n_in = s->w->n_in;
-	float *x = malloc(n_in * sizeof(float));
+	const bool rounds = desk_rounds && !s->exact && s->w->n_out > 1, words = rounds && is_words(s->w->quant, n_in);
+	float *x = malloc(n_in * sizeof(float)), *weights = malloc((size_t)n_in * s->w->n_out * sizeof(float));
 
+	memcpy(weights, s->w->values, (size_t)n_in * s->w->n_out * sizeof(float));
+	if (words)
+		round_words(s->w->values, n_in * s->w->n_out, weights);
 	for (uint32_t row = 0; row < s->n_row; row++) {
 		for (uint32_t i = 0; i < n_in; i++)
 			x[i] = 0.5f * s->inputs->values[(size_t)token_of(row) * n_in + i];
-		if (desk_rounds && s->w->quant->n_sub && !s->exact && s->w->n_out > 1)
-			round_inputs(x, n_in, s->eight);
+		if (rounds && (s->w->quant->n_sub || words))
+			round_inputs(x, n_in, s->eight && !words);
 		for (uint32_t j = 0; j < s->w->n_out; j++) {
 			double sum = s->bias ? (double)s->bias->values[j] : 0, size = fabs(sum), got;
 
 			for (uint32_t i = 0; i < n_in; i++) {
-				double t = (double)s->w->values[(size_t)j * n_in + i] * (double)x[i];
+				double t = (double)weights[(size_t)j * n_in + i] * (double)x[i];
 
 				sum += t;
 				size += fabs(t);
@@ -99,9 +96,10 @@ static void check(const struct scene *s, const float *out)
 		}
 	}
 	free(x);
+	free(weights);
 }
 
-static void compare(const struct scene *s, uint32_t n)
+void compare(const struct scene *s, uint32_t n)
 {
 	size_t size = (size_t)s->n_row * s->w->n_out * sizeof(float);
 	float *first = malloc(size), *other = malloc(size);
@@ -123,7 +121,7 @@ static void compare(const struct scene *s, uint32_t n)
 
 static void format(const struct quant *q)
 {
-	static const uint32_t outs[] = { 2, 5, 17, 192 }, plain[] = { 1, 7, 32, 100, 577 },
+	static const uint32_t outs[] = { 2, 5, 17, 192 }, plain[] = { 1, 96, 32, 577, 576 },
 	                      small[] = { 32, 96, 576, 576, 64 }, large[] = { 256, 768, 256, 512, 1536 },
 	                      batches[] = { 1, 3, 9, 12, ROWS };
 	struct rng r = { q->type };
@@ -283,7 +281,7 @@ static void written_between(void **state)
 {
 	struct rng r = { 8 };
 	struct matrix *w[] = { matrix_random(&r, QUANT_Q4_K, 256, 17, 1), matrix_random(&r, QUANT_Q6_K, 256, 17, 1),
-	                       matrix_random(&r, QUANT_Q2_K, 256, 17, 1) };
+	                       matrix_random(&r, QUANT_Q2_K, 256, 17, 1), matrix_random(&r, QUANT_F16, 256, 17, 1) };
 	struct matrix *inputs = matrix_random(&r, QUANT_F32, 256, TOKENS, 1);
 	float alone[20 * 17] = { 0 }, after[20 * 17] = { 0 };
 	struct place p;
@@ -291,12 +289,14 @@ static void written_between(void **state)
 	(void)state;
 	for (size_t i = 0; place_at(i, &p); i++)
 		for (uint32_t n = 3; n <= 20; n += 17)
-			for (int k = 0; k < 3; k++) {
+			for (int k = 0; k < 4; k++) {
 				written_play(p, inputs, NULL, w[k], n, alone);
-				written_play(p, inputs, w[0], w[k], n, after);
-				assert_memory_equal(alone, after, sizeof alone);
+				for (int before = 0; before < 4; before += 3) {
+					written_play(p, inputs, w[before], w[k], n, after);
+					assert_memory_equal(alone, after, sizeof alone);
+				}
 			}
-	for (int k = 0; k < 3; k++)
+	for (int k = 0; k < 4; k++)
 		matrix_free(w[k]);
 	matrix_free(inputs);
 }
@@ -502,6 +502,9 @@ int main(void)
 		cmocka_unit_test(refusals),
 		cmocka_unit_test(experts),
 		cmocka_unit_test(many_experts),
+		cmocka_unit_test(words_extremes),
+		cmocka_unit_test(words_exact),
+		cmocka_unit_test(words_not_numbers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
