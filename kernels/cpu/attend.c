@@ -102,19 +102,20 @@ static void seen(const struct tile *t, bool head, uint64_t split, uint64_t pos, 
 	*hi = to < base + SPLIT_KEYS ? (uint32_t)(to - base) : SPLIT_KEYS;
 }
 
-/* own_ring: its blocks are counted from 0. */
-static void places_of(const struct tile *t, bool head, bool own_ring, uint64_t split, uint32_t *places)
+/* Places of n blocks of a split; own_ring: its blocks are counted from 0. */
+static void places_of(const struct tile *t, bool head, bool own_ring, uint64_t split, uint32_t n, uint32_t *places)
 {
 	const struct span s = t->place->span;
 	const uint32_t n_head = s.n_head / WINDOW_BLOCK, n_ring = s.n_ring / WINDOW_BLOCK;
+	const uint32_t first = own_ring ? 0 : n_head;
+	uint64_t at = split * SPLIT_BLOCKS;
 
-	for (uint32_t i = 0; i < SPLIT_BLOCKS; i++) {
-		uint64_t block = split * SPLIT_BLOCKS + i;
-
-		if (head)
-			places[i] = block < n_head ? (uint32_t)block : 0;
-		else
-			places[i] = (own_ring ? 0 : n_head) + (uint32_t)(block % n_ring);
+	if (!head)
+		at %= n_ring;
+	for (uint32_t i = 0; i < n; i++, at++) {
+		if (!head && at == n_ring)
+			at = 0;
+		places[i] = !head ? first + (uint32_t)at : at < n_head ? (uint32_t)at : 0;
 	}
 }
 
@@ -123,10 +124,10 @@ static const void *after(const struct split *s, const struct tile *t, bool head,
 {
 	const size_t block = (size_t)16 * (s->type == KV_Q8 ? ROUND32(s->head_dim)
 	                                   : s->head_dim * (s->type == KV_F32 ? 4 : 2));
-	uint32_t places[SPLIT_BLOCKS];
+	uint32_t place;
 
-	places_of(t, head, own_ring, split + 1, places);
-	return (const uint8_t *)s->k + places[0] * block;
+	places_of(t, head, own_ring, split + 1, 1, &place);
+	return (const uint8_t *)s->k + place * block;
 }
 
 /* The tile's queries as one part sees them, once for all splits that a worker computes
@@ -165,7 +166,7 @@ static void run_split(const struct job *j, const struct tile *t, uint32_t n, str
 	uint64_t base = split * SPLIT_KEYS + (head ? 0 : t->place->span.n_sink);
 
 	cpu_kv_split(kv, t->place, t->slot, t->head_kv, dim, &s);
-	places_of(t, head, q8, split, s.places);
+	places_of(t, head, q8, split, SPLIT_BLOCKS, s.places);
 	s.after = after(&s, t, head, q8, split);
 	for (uint32_t r = 0, i = 0; r < t->n_row; r++) {
 		uint64_t pos = j->b->batch->rows[t->row + r].pos;

@@ -265,6 +265,7 @@ INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t start, int from, int to
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
 
 typedef struct { __m256i a, b, size_a, size_b; } vq;
+typedef __m256i vx;
 
 INLINE vq vq_load(const uint8_t *p)
 {
@@ -280,14 +281,16 @@ INLINE __m256i quads8_(__m256i sum, __m256i w, __m256i size, __m256i x)
 
 	return _mm256_add_epi32(sum, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
-INLINE v16i vq_dot(v16i sum, vq w, const int8_t *x)
+INLINE vx vx_load(const int8_t *x)
 {
 	int32_t quad;
-	__m256i xs;
 
 	memcpy(&quad, x, 4);
-	xs = _mm256_set1_epi32(quad);
-	return (v16i){ quads8_(sum.a, w.a, w.size_a, xs), quads8_(sum.b, w.b, w.size_b, xs) };
+	return _mm256_set1_epi32(quad);
+}
+INLINE v16i vq_dot(v16i sum, vq w, vx x)
+{
+	return (v16i){ quads8_(sum.a, w.a, w.size_a, x), quads8_(sum.b, w.b, w.size_b, x) };
 }
 /* The bytes are made signed as they are loaded. */
 INLINE v16i vq_start(int32_t start)

@@ -191,15 +191,17 @@ INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t start, int from, int to
 
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
 
-typedef __m512i vq;
+typedef __m512i vq, vx;
 
 INLINE vq vq_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
-INLINE v16i vq_dot(v16i sum, vq w, const int8_t *x)
+INLINE vx vx_load(const int8_t *x)
 {
-	/* written out for the same reason as v_fma_of */
-	__asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*(const int8_t (*)[4])x));
-	return sum;
+	int32_t quad;
+
+	memcpy(&quad, x, 4);
+	return _mm512_set1_epi32(quad);
 }
+INLINE v16i vq_dot(v16i sum, vq w, vx x) { return _mm512_dpbusd_epi32(sum, w, x); }
 INLINE v16i vq_start(int32_t start) { return start_(start, 128); }
 
 /* ---- sixteen lanes of two words against the same two of x ---- */

@@ -269,6 +269,7 @@ static inline v16i vw_dot(const vw *w, const int8_t *x, int32_t start, int from,
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
 
 typedef struct { uint8_t b[16][4]; } vq;
+typedef struct { int8_t b[4]; } vx;
 
 static inline vq vq_load(const uint8_t *p)
 {
@@ -278,11 +279,19 @@ static inline vq vq_load(const uint8_t *p)
 	return w;
 }
 
-static inline v16i vq_dot(v16i sum, vq w, const int8_t *x)
+static inline vx vx_load(const int8_t *x)
+{
+	vx r;
+
+	memcpy(r.b, x, 4);
+	return r;
+}
+
+static inline v16i vq_dot(v16i sum, vq w, vx x)
 {
 	for (int l = 0; l < 16; l++)
 		for (int b = 0; b < 4; b++)
-			sum.i[l] += w.b[l][b] * x[b];
+			sum.i[l] += w.b[l][b] * x.b[b];
 	return sum;
 }
 

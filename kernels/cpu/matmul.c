@@ -18,7 +18,7 @@
 #include "kernels/cpu/cpu.h"
 
 #define ITEM_BYTES 131072u       /* of weights at most: long enough for the memory to see what comes */
-#define ITEM_ROWS 8u             /* with more rows items are shorter, down to an eighth: the last one is waited for */
+#define ITEM_ROWS 2u             /* with more rows items are shorter, down to an eighth: the last one is waited for */
 #define PANEL 64u                /* activation rows that stay in the cache */
 #define OWN_ROWS 32u             /* of a worker at least, where rows are shared out (measured) */
 
@@ -86,7 +86,7 @@ static void multiply_waiting(void *ctx, uint32_t item, unsigned worker)
 /* Bytes of an item, so that every worker has as many of all products' bytes. */
 static size_t item_bytes(const struct backend *b)
 {
-	const size_t n_row = b->n_row < ITEM_ROWS ? ITEM_ROWS : b->n_row < PANEL ? b->n_row : PANEL;
+	const size_t n_row = b->n_row < ITEM_ROWS ? ITEM_ROWS : b->n_row < 8 * ITEM_ROWS ? b->n_row : 8 * ITEM_ROWS;
 	const size_t most = pool_threads(b->pool) * (ITEM_BYTES * ITEM_ROWS / n_row);
 	size_t all = 0;
 
