@@ -4,7 +4,7 @@
  * random weights.  Writes CSV.
  *
  *   tests/bench/kernels [--isa NAME] [--threads N] [--activation-bits 15|8] [--quick] [--cpu]
- *                       [--steps | --attend | --products]
+ *                       [--steps] [--attend] [--products]
  *
  * --cpu: times are the process's processor time, for one thread on a busy machine.
  */
@@ -272,53 +272,95 @@ static void bench_steps(uint32_t type, uint32_t recent)
 	free(m);
 }
 
-int main(int argc, char **argv)
-{
-	struct backend *b;
-	bool steps = false, attend = false, products = false;
+static bool quick, processor, steps, attend, products;
 
+static const struct { const char *name; bool *there; } flags[] = {
+	{ "--quick", &quick }, { "--cpu", &processor }, { "--steps", &steps }, { "--attend", &attend }, { "--products", &products },
+};
+
+static void give_up(const char *what, const char *why)
+{
+	fprintf(stderr, "kernels: %s: %s\n", what, why);
+	exit(1);
+}
+
+static unsigned number(const char *name, const char *text)
+{
+	char *end;
+	const unsigned long n = strtoul(text, &end, 10);
+
+	if (end == text || *end || n == 0 || n > 1024)
+		give_up(name, "not a number from 1 to 1024");
+	return (unsigned)n;
+}
+
+static bool flag(const char *name)
+{
+	for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+		if (strcmp(name, flags[i].name) == 0)
+			return *flags[i].there = true;
+	return false;
+}
+
+static void options_read(int argc, char **argv)
+{
 	for (int i = 1; i < argc; i++) {
-		if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc)
-			place.isa = argv[++i];
-		else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc)
-			place.n_thread = (unsigned)atoi(argv[++i]);
-		else if (strcmp(argv[i], "--activation-bits") == 0 && i + 1 < argc)
-			place.n_act_bit = (unsigned)atoi(argv[++i]);
-		else if (strcmp(argv[i], "--quick") == 0)
-			budget = 0.05;
-		else if (strcmp(argv[i], "--cpu") == 0)
-			watch = CLOCK_PROCESS_CPUTIME_ID;
-		else if (strcmp(argv[i], "--steps") == 0)
-			steps = true;
-		else if (strcmp(argv[i], "--attend") == 0)
-			attend = true;
-		else if (strcmp(argv[i], "--products") == 0)
-			products = true;
+		const char *name = argv[i];
+
+		if (flag(name))
+			continue;
+		if (++i == argc)
+			give_up(name, "not known, or without a value");
+		if (strcmp(name, "--isa") == 0)
+			place.isa = argv[i];
+		else if (strcmp(name, "--threads") == 0)
+			place.n_thread = number(name, argv[i]);
+		else if (strcmp(name, "--activation-bits") == 0)
+			place.n_act_bit = number(name, argv[i]);
+		else
+			give_up(name, "not known");
 	}
-	b = place_open(place, 1);
-	printf("# %s\nwhat,kind,in,out,rows,time,bandwidth,rate\n", cpu->describe(b));
-	cpu->close(b);
-	if (attend) {
-		bench_attends();
-		return 0;
-	}
-	if (!products) {
-		bench_steps(QUANT_Q4_1, 252);
-		bench_steps(QUANT_Q4_1, 2000);
-		bench_steps(QUANT_Q4_0, 252);
-	}
-	for (uint32_t n = 1; n <= 256 && !steps; n *= 64) {
+	if (quick)
+		budget = 0.05;
+	if (processor)
+		watch = CLOCK_PROCESS_CPUTIME_ID;
+}
+
+static void bench_all_products(void)
+{
+	for (uint32_t n = 1; n <= 64; n *= 8) {
 		bench_product(QUANT_Q4_1, N_EMBD, N_EMBD, n);
 		bench_product(QUANT_Q4_1, N_EMBD, N_FF, n);
 		bench_product(QUANT_Q4_1, N_FF, N_EMBD, n);
 	}
-	if (steps)
-		return 0;
 	bench_product(QUANT_Q8_0, N_EMBD, N_VOCAB, 1);
 	for (size_t i = 0; quant_at(i); i++)
-		for (uint32_t n = 1; n <= 64; n *= 64)
+		for (uint32_t n = 1; n <= 64; n *= 8)
 			bench_product(quant_at(i)->type, 768, 3072, n);
-	if (!products)
+}
+
+static void bench_all_steps(void)
+{
+	bench_steps(QUANT_Q4_1, 252);
+	bench_steps(QUANT_Q4_1, 2000);
+	bench_steps(QUANT_Q4_0, 252);
+}
+
+int main(int argc, char **argv)
+{
+	struct backend *b;
+	bool all;
+
+	options_read(argc, argv);
+	all = !steps && !attend && !products;
+	b = place_open(place, 1);
+	printf("# %s\nwhat,kind,in,out,rows,time,bandwidth,rate\n", cpu->describe(b));
+	cpu->close(b);
+	if (all || steps)
+		bench_all_steps();
+	if (all || products)
+		bench_all_products();
+	if (all || attend)
 		bench_attends();
 	return 0;
 }

@@ -1,6 +1,5 @@
 """`sink append` against a scripted peer: pieces of whole lines, keys, what is in flight, full queues."""
 import os
-import socket
 import sys
 import time
 
@@ -9,7 +8,7 @@ try:
 except ImportError:
     print('python3-msgpack is missing')
     sys.exit(77)
-from peer import SECONDS, Peer, equal, main
+from peer import Peer, equal, main
 
 
 def text_bytes(x):
@@ -128,6 +127,38 @@ def test_append_again():
     equal(again[3]['text'], 'line 4\n')
 
 
+def test_append_while_away():
+    """Input that comes while the daemon is away was no silence: its line stays whole."""
+    for _ in range(20):
+        with Peer() as peer:
+            p = peer.start('append', 'a')
+            c = append_accept(peer)
+            p.stdin.write(b'line\n')
+            p.stdin.flush()
+            c.answer(c.expect('session.append')[0], {'request': 1})
+            time.sleep(0.1)
+            peer.leave()
+            begin = time.monotonic()
+            p.stdin.write(b'ha')
+            p.stdin.flush()
+            time.sleep(0.01)
+            c.cut()
+            took = time.monotonic() - begin
+            p.stdin.write(b'lf\n')
+            p.stdin.close()
+            p.stdin = None
+            time.sleep(0.2)
+            peer.bind()
+            peer.listen()
+            log = []
+            take_appends(peer.accept(), log)
+            peer.finish(p, 0)
+        if took < 0.04:            # else it was silent before it was away
+            equal([x['text'] for x in log], ['half\n'])
+            return
+    raise AssertionError('this machine is never quick enough to ask')
+
+
 def test_append_full_queue():
     """A full queue is waited for, one piece at a time, in order."""
     with Peer() as peer:
@@ -153,16 +184,13 @@ def test_append_full_queue():
 def test_append_soon():
     """A daemon that is just starting again is waited for; one that is not there is not."""
     with Peer() as peer:
-        peer.listener.close()
-        os.unlink(peer.path)
-        peer.listener = socket.socket(socket.AF_UNIX)
-        peer.listener.bind(peer.path)
+        peer.leave()
+        peer.bind()
         p = peer.start('append', 'a', 'text')
         peer.finish(peer.start('info'), 3)
         time.sleep(0.3)
         equal(p.poll(), None)
-        peer.listener.settimeout(SECONDS)
-        peer.listener.listen(8)
+        peer.listen()
         take_appends(append_accept(peer), [])
         peer.finish(p, 0)
         os.unlink(peer.path)

@@ -71,12 +71,23 @@ class Peer:
     def __enter__(self):
         self.dir = tempfile.TemporaryDirectory(prefix='sink-test.')
         self.path = os.path.join(self.dir.name, 'sock')
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(self.path)
-        self.listener.listen(8)
-        self.listener.settimeout(SECONDS)
+        self.bind()
+        self.listen()
         self.processes = []
         return self
+
+    def bind(self):
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.settimeout(SECONDS)
+
+    def listen(self):
+        self.listener.listen(8)
+
+    def leave(self):
+        """Nobody listens any more."""
+        self.listener.close()
+        os.unlink(self.path)
 
     def __exit__(self, *_):
         for p in self.processes:
