@@ -26,7 +26,7 @@ enum form { FORM_BYTES, FORM_WORDS, N_FORM };    /* of integers: what kinds of w
 
 struct ints {                            /* of an act's x */
 	struct quanta of;                /* q [n_row_max][bytes of the form * width], blocks [n_row_max][width / 32]; */
-	void *blocks;                    /* their room, NULL if width % 32 */
+	void *blocks;                    /* their room, made for the first product; NULL before */
 	uint32_t n_row;                  /* rows that are x's */
 	bool wanted;                     /* by a product: they are made as rows are written */
 };
@@ -183,6 +183,7 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 int cpu_act_new(struct backend *b, uint32_t width, struct act **out);
 void cpu_act_free(struct backend *b, struct act *a);
 void cpu_act_written(struct act *a);     /* its integers are none of x's any more */
+int cpu_ints_room(const struct backend *b, struct act *a, enum form form);        /* 0 or -ENOMEM */
 size_t cpu_form_bytes(const struct backend *b, enum form form);  /* of a value */
 /* From block on, of all rows' blocks. */
 struct quanta cpu_quanta(const struct backend *b, const struct act *a, enum form form, size_t block);

@@ -57,6 +57,8 @@ static void bench_product(uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t
 {
 	struct backend *b = place_open(place, CHUNK);
 	enum { N_COPY = 64 };
+	struct rng r = { n_in + n_out };
+	struct matrix *m = matrix_random(&r, type, n_in, n_out, 0.1f);
 	struct weight *w[N_COPY];
 	size_t bytes = 0, n_copy = 0, count = 0;
 	struct act *x, *y;
@@ -64,7 +66,7 @@ static void bench_product(uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t
 
 	/* as many as do not fit into the caches */
 	while (n_copy < N_COPY && bytes < (size_t)100 << 20) {
-		w[n_copy] = random_weight(b, type, n_in, n_out);
+		w[n_copy] = matrix_load(b, m);
 		bytes += cpu->weight_bytes(w[n_copy++]);
 	}
 	cpu->act_new(b, n_in, &x);
@@ -85,6 +87,7 @@ static void bench_product(uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t
 	cpu->act_free(b, x);
 	cpu->act_free(b, y);
 	cpu->close(b);
+	matrix_free(m);
 }
 
 static uint64_t freq[HEAD_DIM / 2];
