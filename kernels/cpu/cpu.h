@@ -25,8 +25,8 @@
 enum form { FORM_BYTES, FORM_WORDS, N_FORM };    /* of integers: what kinds of weights read */
 
 struct ints {                            /* of an act's x */
-	struct quanta of;                /* q [n_row_max][bytes of the form * width], blocks [n_row_max][width / 32]; */
-	void *blocks;                    /* their room, made for the first product; NULL before */
+	struct quanta of;                /* q [n_row_max][bytes of the form * width], arrays [n_row_max][width / 32] */
+	void *blocks;                    /* the arrays' room, NULL if width % 32 */
 	uint32_t n_row;                  /* rows that are x's */
 	bool wanted;                     /* by a product: they are made as rows are written */
 };
@@ -146,7 +146,7 @@ size_t cpu_weight_size(uint32_t type, uint64_t n_in, uint64_t n_out);
 struct weight cpu_weight_groups(const struct weight *w, uint32_t first, uint32_t n);
 /* Row of a weight as floats, from the file's bytes. */
 void cpu_weight_row(const struct weight *w, uint32_t row, float scale, float *out);
-/* A group as float32 [n_in][16], from the packed form (or the vector). */
+/* A group as float32 [n_in][16], from the packed form, the vector or, where that is rounded, the file's bytes. */
 void cpu_weight_tile(const struct weight *w, uint32_t group, float *tile);
 
 /* Turns of the batch's rows for r; NULL where r turns nothing. */
@@ -183,7 +183,6 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 int cpu_act_new(struct backend *b, uint32_t width, struct act **out);
 void cpu_act_free(struct backend *b, struct act *a);
 void cpu_act_written(struct act *a);     /* its integers are none of x's any more */
-int cpu_ints_room(const struct backend *b, struct act *a, enum form form);        /* 0 or -ENOMEM */
 size_t cpu_form_bytes(const struct backend *b, enum form form);  /* of a value */
 /* From block on, of all rows' blocks. */
 struct quanta cpu_quanta(const struct backend *b, const struct act *a, enum form form, size_t block);

@@ -34,9 +34,11 @@ enum pack {
 	PACK_INT,                        /* [group][n_in/32] blocks of 64 * n_bit bytes, see lanes-scalar.h: q + off */
 };
 
-/* Of a block's inputs in one row, x = q * 2^e: the largest has fifteen bits, and so four
- * halves' exponents, or seven of bfloats, are exact.  e = WORD_NAN: one of them is no number. */
-#define WORD_MOST 16384
+/* Of a block's inputs in one row, x = q * 2^e, |q| <= 2^WORD_BITS: the largest has fifteen bits, and
+ * so four halves' exponents, or seven of bfloats, are exact.  Bfloats from 2^108 on may end as
+ * infinities.  e = WORD_NAN, of which v_load_exp2 makes an infinity to meet zeros: one of them is
+ * no number. */
+#define WORD_BITS 14
 #define WORD_NAN (-128)
 
 struct weight {
@@ -44,7 +46,7 @@ struct weight {
 	const uint8_t *data;             /* as in the file */
 	uint32_t n_in, n_out, n_group;
 	enum pack pack;
-	uint32_t n_bit;                  /* PACK_INT: 4, 5, 6 or 8 */
+	uint32_t n_bit;                  /* PACK_INT: 4, 5, 6 or 8; PACK_WORD: 16 */
 	float *vector;                   /* n_out = 1: its values, padded; nothing is packed */
 	uint8_t *values;                 /* 64-byte aligned; what follows lies behind it */
 	uint16_t *scale16, *min16;       /* halves [group][n_in/sub][16], formats with one scale */
@@ -53,7 +55,7 @@ struct weight {
 	size_t n_byte;
 };
 
-/* ---- activations in fifteen bits: two int8, q = 128 * high + low; or in eight ---- */
+/* ---- activations in fifteen bits: two int8, q = 128 * high + low, or int16; or in eight ---- */
 
 /* Fifteen bits cost nothing that shows, and with few rows the second product hides behind
  * the weights' way from memory.  With many it does not: who asks for eight bits has one

@@ -13,7 +13,6 @@
  * same input, and they are run as one by whatever operation comes next.
  */
 #include <assert.h>
-#include <errno.h>
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"
@@ -141,28 +140,22 @@ static void quantize_row(void *ctx, uint32_t row, unsigned worker)
 	cpu_quantize(q->b, q->a, q->form, (size_t)row * q->a->width, q->a->width);
 }
 
-/* false: no memory, and the step has failed */
-static bool need_ints(struct backend *b, const struct weight *w, const struct act *in)
+static void need_ints(struct backend *b, const struct weight *w, const struct act *in)
 {
 	/* a cache of x that only this file sees: writing it does not change the act */
 	struct act *a = (struct act *)(uintptr_t)in;
 	struct quantize q = { b, a, form_of(w) };
 	struct ints *ints = &a->ints[q.form];
 
-	if (cpu_ints_room(b, a, q.form)) {
-		cpu_fail(b, -ENOMEM, "out of memory for activations");
-		return false;
-	}
 	ints->wanted = true;
 	if (w->pack == PACK_INT && w->quant->n_sub < 32 && !ints->of.halves) {
 		ints->of.halves = true;
 		ints->n_row = 0;
 	}
 	if (ints->n_row >= b->n_row)
-		return true;
+		return;
 	cpu_by_rows(b, quantize_row, &q, b->n_row, (size_t)b->n_row * a->width);
 	ints->n_row = b->n_row;
-	return true;
 }
 
 /* Beside those that wait: another input, or the same output. */
@@ -189,8 +182,8 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 		return;
 	p.bias = bias ? bias->vector : NULL;
 	p.exact = w->vector || (ints && b->batch->exact);
-	if (ints && !p.exact && !need_ints(b, w, in))
-		return;
+	if (ints && !p.exact)
+		need_ints(b, w, in);
 	cpu_act_written(out);
 	b->waiting[b->n_waiting++] = p;
 }
@@ -239,8 +232,8 @@ void cpu_matmul_routed(struct backend *b, uint32_t which, const struct weight *w
 	if (b->rc)
 		return;
 	o.exact = ints && b->batch->exact;
-	if (ints && !o.exact && !need_ints(b, w, in))
-		return;
+	if (ints && !o.exact)
+		need_ints(b, w, in);
 	cpu_act_written(out);
 	bytes = w->n_byte / w->n_group + 1;
 	o.n_group = out->width / 16;

@@ -18,7 +18,8 @@ struct block {                           /* in front of what is given out */
 	size_t mapped;                   /* 0: from malloc */
 };
 
-#define MAP_FROM (1u << 20)
+#define MAP_FROM (1u << 16)              /* its pages cost nothing before they are touched */
+#define LARGE_PAGE ((size_t)2 << 20)
 
 void *cpu_alloc(size_t n)
 {
@@ -37,7 +38,8 @@ void *cpu_alloc(size_t n)
 		base = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (base == MAP_FAILED)
 			return NULL;
-		madvise(base, n, MADV_HUGEPAGE);         /* a wish */
+		if (n >= LARGE_PAGE)
+			madvise(base, n, MADV_HUGEPAGE);         /* a wish */
 	}
 	block = (struct block *)(void *)base;
 	block->base = base;
@@ -60,7 +62,6 @@ void cpu_free(void *p)
 
 /* ---- shelves ---- */
 
-#define LARGE_PAGE ((size_t)2 << 20)
 #define SHELF_BYTES ((size_t)32 << 20)   /* at least; what is not written costs nothing */
 
 struct shelf {

@@ -19,23 +19,17 @@ size_t cpu_form_bytes(const struct backend *b, enum form form)
 	return form == FORM_WORDS ? sizeof(int16_t) : b->n_plane;
 }
 
-int cpu_ints_room(const struct backend *b, struct act *a, enum form form)
+/* 0 or -ENOMEM.  What no product reads is never touched. */
+static int ints_new(const struct backend *b, struct act *a, enum form form)
 {
 	const size_t n_block = (size_t)b->n_row_max * (a->width / 32), n_array = (n_block + 15) / 16 * 16;
 	struct ints *ints = &a->ints[form];
-	float *d;
+	float *d = ints->blocks = cpu_alloc(4 * n_array * sizeof(float) + 3 * n_array * sizeof(int32_t));
 
-	if (ints->blocks || n_block == 0)
-		return 0;
-	d = cpu_alloc(4 * n_array * sizeof(float) + 3 * n_array * sizeof(int32_t));
 	ints->of.q = cpu_alloc(n_block * cpu_form_bytes(b, form) * 32);
-	if (!d || !ints->of.q) {
-		cpu_free(d);
-		cpu_free(ints->of.q);
-		ints->of.q = NULL;
+	if (!d || !ints->of.q)
 		return -ENOMEM;
-	}
-	ints->blocks = ints->of.d = d;
+	ints->of.d = d;
 	for (int i = 0; i < 3; i++) {
 		ints->of.s[i] = d + (1 + i) * n_array;
 		ints->of.start[i] = (int32_t *)(d + 4 * n_array) + i * n_array;
@@ -56,7 +50,7 @@ int cpu_act_new(struct backend *b, uint32_t width, struct act **out)
 	a->width = width;
 	a->stride = ROUND16((size_t)width);
 	a->x = cpu_alloc(b->n_row_max * a->stride * sizeof(float));
-	if (!a->x) {
+	if (!a->x || (width % 32 == 0 && (ints_new(b, a, FORM_BYTES) || ints_new(b, a, FORM_WORDS)))) {
 		cpu_act_free(b, a);
 		return -ENOMEM;
 	}

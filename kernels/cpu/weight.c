@@ -108,7 +108,7 @@ static int8_t words_of(const float *x, int16_t *q)
 	if (most >= 0x7f800000)
 		return WORD_NAN;
 	frexpf(size, &e);
-	e = e - 14 > -126 ? e - 14 : -126;       /* WORD_MOST is 2^14 */
+	e = e - WORD_BITS > -126 ? e - WORD_BITS : -126;
 	by = ldexpf(1, -e);
 	for (uint32_t i = 0; i < 32; i++)
 		q[i] = (int16_t)((x[i] * by + magic) - magic);
@@ -371,16 +371,17 @@ static void tile_quantized(const struct weight *w, uint32_t group, float *tile)
 
 static void tile_of_file(const struct weight *w, uint32_t group, float *tile)
 {
-	const size_t size = w->quant->n_byte;
+	const uint8_t *src = w->data + (size_t)group * 16 * row_bytes(w);
+	float x[32] = { 0 };
 
-	for (uint32_t lane = 0; lane < 16; lane++)
-		for (uint32_t i = 0; i < w->n_in; i++) {
-			const size_t row = (size_t)group * 16 + lane;
-			float *to = tile + (size_t)i * 16 + lane;
-
-			*to = 0;
-			if (row < w->n_out)
-				w->quant->dequantize(w->data + row * row_bytes(w) + i * size, to, 1);
+	for (uint32_t lane = 0; lane < 16; lane++, src += row_bytes(w))
+		for (uint32_t i = 0; i < w->n_in; i += 32) {
+			if (group * 16 + lane < w->n_out)
+				w->quant->dequantize(src + i * w->quant->n_byte, x, 32);
+			else
+				memset(x, 0, sizeof x);
+			for (uint32_t k = 0; k < 32; k++)
+				tile[(size_t)(i + k) * 16 + lane] = x[k];
 		}
 }
 

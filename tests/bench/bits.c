@@ -90,8 +90,8 @@ static size_t number(const char *name, const char *text)
 	char *end;
 	const unsigned long n = strtoul(text, &end, 10);
 
-	if (end == text || *end || n == 0 || *text == '-')
-		give_up(name, "not a number from 1 on");
+	if (end == text || *end || n == 0 || n > 1u << 30)
+		give_up(name, "not a number from 1 to 2^30");
 	return n;
 }
 

@@ -32,10 +32,10 @@ struct kv *cache_open(struct backend *b, uint32_t n_slot);
 void decode_beside_prefill(void **state);      /* beside.c */
 void large_weights(void **state);
 void long_rows(void **state);
-void experts(void **state);                    /* experts.c */
 void words_extremes(void **state);             /* words.c */
 void words_exact(void **state);
 void words_not_numbers(void **state);
+void experts(void **state);                    /* experts.c */
 void many_experts(void **state);
 
 #endif

@@ -499,6 +499,8 @@ static void beside_play(const struct beside *o, struct place p, struct matrix *c
 	desk_ops->begin(b, NULL, &batch);
 	desk_ops->embed(b, w[0], 1, x);
 	desk_ops->embed(b, w[1], 1, y);
+	if (!apart)              /* what a product has read is made ready for it again as it is written */
+		desk_ops->matmul(b, w[3], NULL, x, z);
 	o->make(b, &n, o->kind, x, y);
 	if (apart)
 		desk_ops->clamp(b, INFINITY, x);
@@ -531,7 +533,7 @@ static void planes_beside(void **state)
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 		const uint32_t width = all[i].width;
 		struct matrix *m[4] = { matrix_random(&r, QUANT_F32, width, TOKENS, 1), matrix_random(&r, QUANT_F32, width, TOKENS, 2),
-		                        matrix_random(&r, QUANT_F32, width, 1, 1), matrix_random(&r, QUANT_Q8_0, width, 17, 1) };
+		                        matrix_random(&r, QUANT_F32, width, 1, 1), matrix_random(&r, i % 3 == 2 ? QUANT_F16 : QUANT_Q8_0, width, 17, 1) };
 
 		((float *)(void *)m[0]->bytes)[31] = desk_eight && i % 2 ? INFINITY : NAN;       /* of token 0: row 1 */
 		for (size_t k = 0; place_at(desk_eight ? k / 2 : k, &p); k++) {

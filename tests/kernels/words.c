@@ -92,9 +92,10 @@ void words_exact(void **state)
 		struct place p;
 
 		for (size_t i = 0; i < IN * OUT; i++) {
-			const float x = (float)(1 + rng_below(&r, 1024) * 0x1p-10) * ldexpf(1, -(int)rng_below(&r, t == 0 ? 4 : 7));
+			const uint32_t n = t == 0 ? 1024 : 128;          /* as many digits as they have */
+			const float x = ldexpf((float)(n + rng_below(&r, n)) / (float)n, -(int)rng_below(&r, t == 0 ? 4 : 7));
 
-			set(w, i, i % 32 == 5 ? 1.5f : i % 2 ? x * 0.999f : -x);
+			set(w, i, i % 32 == 5 ? 1.5f : i % 2 ? x : -x);
 		}
 		for (size_t k = 0; k < IN * TOKENS; k++)
 			((float *)(void *)inputs->bytes)[k] = inputs->values[k]
