@@ -144,6 +144,7 @@ def test_append_while_away():
             time.sleep(0.01)
             c.cut()
             took = time.monotonic() - begin
+            time.sleep(0.05)       # it looks for the daemon now
             p.stdin.write(b'lf\n')
             p.stdin.close()
             p.stdin = None
