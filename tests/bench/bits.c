@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/bench/usage.h"
 #include "tests/golden/rig.h"
 
 struct options {
@@ -30,12 +31,6 @@ static const struct kind { const char *what; enum kv_type type; unsigned n_act_b
 	{ "both of eight bits", KV_Q8, 8, false },
 	{ "products of floats", KV_F16, 0, true },
 };
-
-static void give_up(const char *what, const char *why)
-{
-	fprintf(stderr, "bits: %s: %s\n", what, why);
-	exit(1);
-}
 
 static struct ids tokens_of(const struct options *o)
 {
@@ -85,27 +80,19 @@ static void compare(const char *what, const double *nll, const double *usual, si
 	fflush(stdout);
 }
 
-static size_t number(const char *name, const char *text)
-{
-	char *end;
-	const unsigned long n = strtoul(text, &end, 10);
-
-	if (end == text || *end || n == 0 || n > 1u << 30)
-		give_up(name, "not a number from 1 to 2^30");
-	return n;
-}
-
 static void options_read(struct options *o, int argc, char **argv)
 {
 	int i = 1;
 
 	for (; i + 1 < argc && strncmp(argv[i], "--", 2) == 0; i += 2) {
 		if (strcmp(argv[i], "--threads") == 0)
-			o->n_thread = (unsigned)number(argv[i], argv[i + 1]);
+			o->n_thread = number(argv[i], argv[i + 1]);
 		else if (strcmp(argv[i], "--tokens") == 0)
 			o->n_token = number(argv[i], argv[i + 1]);
-		else if (strcmp(argv[i], "--window") != 0 || sscanf(argv[i + 1], "%u+%u", &o->window.n_sink, &o->window.n_recent) != 2)
-			give_up(argv[i], "not known, or not S+R");
+		else if (strcmp(argv[i], "--window") == 0)
+			o->window = window_of(argv[i], argv[i + 1]);
+		else
+			give_up(argv[i], "not known");
 	}
 	if (i + 1 != argc)
 		give_up("usage", "bits [--threads N] [--window S+R] [--tokens N] MODEL.gguf < TEXT");

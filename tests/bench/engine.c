@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "daemon/model/gguf.h"
+#include "tests/bench/usage.h"
 #include "tests/golden/rig.h"
 
 #define SESSIONS_MOST 256u
@@ -49,12 +50,6 @@ struct bench {
 	double *times;                         /* of steps, seconds */
 	bool rows;                             /* a row was printed */
 };
-
-static void give_up(const char *what, const char *why)
-{
-	fprintf(stderr, "engine: %s: %s\n", what, why);
-	exit(1);
-}
 
 /* ---- what must be moved ---- */
 
@@ -410,17 +405,17 @@ static void options_read(struct options *o, int argc, char **argv)
 		else if (!strcmp(name, "--isa"))
 			o->isa = value;
 		else if (!strcmp(name, "--threads"))
-			o->n_thread = (unsigned)atoi(value);
+			o->n_thread = number(name, value);
 		else if (!strcmp(name, "--activation-bits"))
-			o->n_act_bit = (unsigned)atoi(value);
+			o->n_act_bit = number(name, value);
 		else if (!strcmp(name, "--chunk"))
-			o->n_chunk = (uint32_t)atoi(value);
+			o->n_chunk = number(name, value);
 		else if (!strcmp(name, "--steps"))
-			o->n_step = (uint32_t)atoi(value);
+			o->n_step = number(name, value);
 		else if (!strcmp(name, "--prompt"))
-			o->n_prompt = (uint32_t)atoi(value);
+			o->n_prompt = number(name, value);
 		else if (!strcmp(name, "--stream"))
-			o->n_stream = (uint32_t)atoi(value);
+			o->n_stream = number(name, value);
 		else if (!strcmp(name, "--rows"))
 			o->rows = value;
 		else if (!strcmp(name, "--kv") && (!strcmp(value, "f16") || !strcmp(value, "q8")))
@@ -431,12 +426,14 @@ static void options_read(struct options *o, int argc, char **argv)
 			o->bandwidth = atof(value);
 		else if (!strcmp(name, "--rate"))
 			o->rate = atof(value);
-		else if (strcmp(name, "--window") || sscanf(value, "%u+%u", &o->window.n_sink, &o->window.n_recent) != 2)
+		else if (!strcmp(name, "--window"))
+			o->window = window_of(name, value);
+		else
 			give_up(name, "not an option, or not its value; tests/bench/engine.c says which there are");
 	}
 	if (!o->n_prompt)
 		o->n_prompt = SINKS_AND(o->window) < 4 * o->n_chunk ? (uint32_t)SINKS_AND(o->window) : 4 * o->n_chunk;
-	if (!o->model || o->n_step == 0 || o->n_chunk == 0 || o->window.n_recent < 2)
+	if (!o->model)
 		give_up("usage", "tests/bench/engine [--backend cpu|cuda] [--module FILE.so] ... MODEL.gguf");
 }
 

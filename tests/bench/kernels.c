@@ -13,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "tests/bench/usage.h"
 #include "tests/kernels/desk.h"
 
 static const struct backend_ops *const cpu = &backend_cpu;
@@ -281,22 +282,6 @@ static const struct { const char *name; bool *there; } flags[] = {
 	{ "--quick", &quick }, { "--cpu", &processor }, { "--steps", &steps }, { "--attend", &attend }, { "--products", &products },
 };
 
-static void give_up(const char *what, const char *why)
-{
-	fprintf(stderr, "kernels: %s: %s\n", what, why);
-	exit(1);
-}
-
-static unsigned number(const char *name, const char *text)
-{
-	char *end;
-	const unsigned long n = strtoul(text, &end, 10);
-
-	if (end == text || *end || n == 0 || n > 1024)
-		give_up(name, "not a number from 1 to 1024");
-	return (unsigned)n;
-}
-
 static bool flag(const char *name)
 {
 	for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
@@ -351,12 +336,18 @@ static void bench_all_steps(void)
 
 int main(int argc, char **argv)
 {
+	struct backend_params params = { .n_row_max = 1 };
+	struct backend_why why;
 	struct backend *b;
 	bool all;
 
 	options_read(argc, argv);
 	all = !steps && !attend && !products;
-	b = place_open(place, 1);
+	params.n_thread = place.n_thread;
+	params.isa = place.isa;
+	params.n_act_bit = place.n_act_bit;
+	if (cpu->open(&b, &params, &why))
+		give_up("the backend", why.text);
 	printf("# %s\nwhat,kind,in,out,rows,time,bandwidth,rate\n", cpu->describe(b));
 	cpu->close(b);
 	if (all || steps)

@@ -23,6 +23,17 @@ def append_accept(peer, queued_bytes=1 << 26):
     return c
 
 
+def put(p, data):
+    p.stdin.write(data)
+    p.stdin.flush()
+
+
+def no_more(p):
+    """The input ends."""
+    p.stdin.close()
+    p.stdin = None
+
+
 def take_appends(c, log):
     """Answers appends until the client leaves."""
     while True:
@@ -57,15 +68,13 @@ def test_append_silence():
         p = peer.start('append', 'a')
         c = append_accept(peer)
         for part, want in ((b'caf\xc3', 'caf'), (b'\xa9 ', 'é '), (b'\xff\xe2\x82', b'\xff'), (b'\xac\n', '€\n')):
-            p.stdin.write(part)
-            p.stdin.flush()
+            put(p, part)
             id, params = c.expect('session.append')
             equal(params['text'], want)
             c.answer(id, {'request': 1})
             c.nothing()
         p.stdin.write(b'end\xf0\x9f')
-        p.stdin.close()
-        p.stdin = None
+        no_more(p)
         got = b''
         while got != b'end\xf0\x9f':
             id, params = c.expect('session.append')
@@ -109,8 +118,7 @@ def test_append_again():
         c = append_accept(peer)
         first = []
         for i in range(4):
-            p.stdin.write(b'line %d\n' % i)
-            p.stdin.flush()
+            put(p, b'line %d\n' % i)
             id, params = c.expect('session.append')
             first.append(params)
             if i == 1:
@@ -118,8 +126,7 @@ def test_append_again():
                 time.sleep(0.1)
         c.cut()
         p.stdin.write(b'line 4\n')
-        p.stdin.close()
-        p.stdin = None
+        no_more(p)
         c, again = peer.accept(), []
         take_appends(c, again)
         peer.finish(p, 0)
@@ -133,21 +140,18 @@ def test_append_while_away():
         with Peer() as peer:
             p = peer.start('append', 'a')
             c = append_accept(peer)
-            p.stdin.write(b'line\n')
-            p.stdin.flush()
+            put(p, b'line\n')
             c.answer(c.expect('session.append')[0], {'request': 1})
             time.sleep(0.1)
             peer.leave()
             begin = time.monotonic()
-            p.stdin.write(b'ha')
-            p.stdin.flush()
+            put(p, b'ha')
             time.sleep(0.01)
             c.cut()
             took = time.monotonic() - begin
             time.sleep(0.05)       # it looks for the daemon now
             p.stdin.write(b'lf\n')
-            p.stdin.close()
-            p.stdin = None
+            no_more(p)
             time.sleep(0.2)
             peer.bind()
             peer.listen()
@@ -167,13 +171,11 @@ def test_append_full_queue():
         c = append_accept(peer)
         seen = []
         for i in range(3):
-            p.stdin.write(b'line %d\n' % i)
-            p.stdin.flush()
+            put(p, b'line %d\n' % i)
             seen.append(c.expect('session.append'))
         for id, _ in seen:
             c.refuse(id, 'cap_queued: as many queued bytes as one user may have')
-        p.stdin.close()
-        p.stdin = None
+        no_more(p)
         for _, params in seen:
             id, got = c.expect('session.append')
             equal(got, params)
@@ -225,8 +227,7 @@ def test_append_refused():
         equal(peer.finish(p, 1)[1], 'sink: no_session: no session a\n')
         p = peer.start('append', 'a')
         c = append_accept(peer)
-        p.stdin.close()
-        p.stdin = None
+        no_more(p)
         id, _ = c.expect('session.info')       # nothing to send: is there such a session?
         c.refuse(id, 'no_session: no session a')
         peer.finish(p, 1)
