@@ -62,11 +62,14 @@ struct weight {
  * int8, at most 127. */
 #define ACT_MOST 16256.0f                /* 127 * 128: of fifteen bits */
 
-/* Values in blocks of 32, x = d * q.  All but q are arrays over blocks, since many rows
- * of them must stay in the first cache: who reads a block of a row reads its neighbours next. */
+/* Values in blocks of 32, x = d * q, where d of fifteen bits is a power of two: a float times it needs
+ * no multiplication, of which integer products leave none, and of so many bits one is easily spared.
+ * Of eight it is not: a token's nll would move by half as much again.  All but q are arrays over
+ * blocks, since many rows of them must stay in the first cache: who reads a block of a row reads its
+ * neighbours next. */
 struct quanta {
 	int8_t *q;                       /* [block][n_plane][32]: highs, then lows; with one plane q itself; or words */
-	float *d;
+	float *d, *e;                    /* of fifteen bits d = 2^e, or d = e = 0 or no number; of eight no e */
 	float *s[3];                     /* d * (sum of q), of all 32 and of each sixteen */
 	int32_t *start[3];               /* -8 * (sum of q): where products start whose weights are 8 too large */
 	bool halves;                     /* what is said of each sixteen is made, too: only weights of such blocks read it */
@@ -94,7 +97,7 @@ struct rows {                            /* of a matmul; strides in elements */
 
 struct planes {                          /* up to 256 values in fifteen bits or eight */
 	int8_t q[2 * SPLIT_KEYS];        /* struct quanta's */
-	float d[SPLIT_KEYS / 32], s[SPLIT_KEYS / 32];
+	float d[SPLIT_KEYS / 32], e[SPLIT_KEYS / 32], s[SPLIT_KEYS / 32];
 	int32_t start[SPLIT_KEYS / 32];
 };
 

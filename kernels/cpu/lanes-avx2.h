@@ -137,6 +137,16 @@ INLINE __m256 scale8_(__m256 a, __m256 t)
 
 	return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), n));
 }
+INLINE v16 v_scaled(v16 x, const float *d, const float *e)
+{
+	(void)e;
+	return v_mul(x, v_set1(*d));
+}
+INLINE v16 v_exponent(v16 x)
+{
+	BOTH(_mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_castps_si256(x.a), 23)),
+	     _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_castps_si256(x.b), 23)));
+}
 INLINE v16 v_scale2(v16 x, v16 t) { BOTH(scale8_(x.a, t.a), scale8_(x.b, t.b)); }
 INLINE v16i v_int(v16 x) { return (v16i){ _mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b) }; }
 INLINE v16i v_store_i8(int8_t *p, v16 x)
@@ -251,15 +261,15 @@ INLINE __m256i dot8_(const vw *w, int h, const int8_t *x, int from, int to)
 }
 
 /* Where there is an offset left, it is 8. */
-INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t start, int from, int to)
+INLINE void vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to, v16i *sum)
 {
-	v16i r = { dot8_(w, 0, x, from, to), dot8_(w, 1, x, from, to) };
-
-	if (w->off) {
-		r.a = _mm256_add_epi32(r.a, _mm256_set1_epi32(start));
-		r.b = _mm256_add_epi32(r.b, _mm256_set1_epi32(start));
+	UNROLL for (int i = 0; i < n; i++) {
+		sum[i] = (v16i){ dot8_(w, 0, x[i], from, to), dot8_(w, 1, x[i], from, to) };
+		if (w->off) {
+			sum[i].a = _mm256_add_epi32(sum[i].a, _mm256_set1_epi32(start[i]));
+			sum[i].b = _mm256_add_epi32(sum[i].b, _mm256_set1_epi32(start[i]));
+		}
 	}
-	return r;
 }
 
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */

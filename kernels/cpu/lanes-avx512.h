@@ -92,6 +92,14 @@ INLINE void v_store_f16(uint16_t *p, v16 a)
 	_mm256_storeu_si256((void *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 INLINE v16 v_swap_pairs(v16 a) { return _mm512_permute_ps(a, 0xb1); }
+/* a * *d, where *d = 2^*e: no product, and so beside those of integers (measured) */
+INLINE v16 v_scaled(v16 a, const float *d, const float *e)
+{
+	(void)d;
+	__asm__("vscalefps %1%{1to16%}, %0, %0" : "+v"(a) : "m"(*e));
+	return a;
+}
+INLINE v16 v_exponent(v16 a) { return _mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_castps_si512(a), 23)); }
 INLINE v16 v_scale2(v16 a, v16 t)
 {
 	__m512i n = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
@@ -177,16 +185,16 @@ INLINE v16i start_(int32_t start, const int off)
 	return off == 0 ? _mm512_setzero_si512() : off == 8 ? r : _mm512_slli_epi32(r, off == 16 ? 1 : off == 32 ? 2 : 4);
 }
 
-INLINE v16i vw_dot(const vw *w, const int8_t *x, int32_t start, int from, int to)
+/* In turns: each sum waits for its own last product.  Compilers would load what is broadcast into a
+ * register of its own. */
+INLINE void vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to, v16i *sum)
 {
-	__m512i r = start_(start, w->off);
-	int32_t quad;
-
-	UNROLL for (int j = from; j < to; j++) {
-		memcpy(&quad, x + 4 * j, 4);
-		r = _mm512_dpbusd_epi32(r, w->w[j], _mm512_set1_epi32(quad));
-	}
-	return r;
+	UNROLL for (int i = 0; i < n; i++)
+		sum[i] = start_(start[i], w->off);
+	UNROLL for (int j = from; j < to; j++)
+		UNROLL for (int i = 0; i < n; i++)
+			__asm__("vpdpbusd %2%{1to16%}, %1, %0"
+			        : "+v"(sum[i]) : "v"(w->w[j]), "m"(*(const int8_t (*)[4])(x[i] + 4 * j)));
 }
 
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */

@@ -122,6 +122,16 @@ static inline void v_store_f16(uint16_t *p, v16 a)
 		p[l] = quant_to_f16(a.f[l]);
 }
 
+/* a * *d, where *d = 2^*e */
+static inline v16 v_scaled(v16 a, const float *d, const float *e)
+{
+	(void)e;
+	return v_mul(a, v_set1(*d));
+}
+
+/* Of numbers without a sign, 127 + the power of two that is at most as large; 255 of infinities. */
+static inline v16 v_exponent(v16 a) { LANES((float)(bits_(a.f[l]) >> 23)); }
+
 /* a * 2^n, where n is in the low bits of t = n + 1.5 * 2^23 */
 static inline v16 v_scale2(v16 a, v16 t)
 {
@@ -250,20 +260,18 @@ static inline vw vw_load8(const uint8_t *p, int off)
 	return w;
 }
 
-/* sum over quads from..to-1 of (w - off) * x; start: -8 times that of x over them */
-static inline v16i vw_dot(const vw *w, const int8_t *x, int32_t start, int from, int to)
+/* Each sum, of n, over quads from..to-1 of (w - off) * x; start: -8 times that of x over them */
+static inline void vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to, v16i *sum)
 {
-	v16i r;
+	for (int i = 0; i < n; i++)
+		for (int l = 0; l < 16; l++) {
+			int32_t s = w->off / 8 * start[i];
 
-	for (int l = 0; l < 16; l++) {
-		int32_t s = w->off / 8 * start;
-
-		for (int j = from; j < to; j++)
-			for (int b = 0; b < 4; b++)
-				s += w->w[j][l][b] * x[4 * j + b];
-		r.i[l] = s;
-	}
-	return r;
+			for (int j = from; j < to; j++)
+				for (int b = 0; b < 4; b++)
+					s += w->w[j][l][b] * x[i][4 * j + b];
+			sum[i].i[l] = s;
+		}
 }
 
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */

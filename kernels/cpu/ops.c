@@ -24,15 +24,16 @@ static int ints_new(const struct backend *b, struct act *a, enum form form)
 {
 	const size_t n_block = (size_t)b->n_row_max * (a->width / 32), n_array = (n_block + 15) / 16 * 16;
 	struct ints *ints = &a->ints[form];
-	float *d = ints->blocks = cpu_alloc(4 * n_array * sizeof(float) + 3 * n_array * sizeof(int32_t));
+	float *d = ints->blocks = cpu_alloc(5 * n_array * sizeof(float) + 3 * n_array * sizeof(int32_t));
 
 	ints->of.q = cpu_alloc(n_block * cpu_form_bytes(b, form) * 32);
 	if (!d || !ints->of.q)
 		return -ENOMEM;
 	ints->of.d = d;
+	ints->of.e = d + n_array;
 	for (int i = 0; i < 3; i++) {
-		ints->of.s[i] = d + (1 + i) * n_array;
-		ints->of.start[i] = (int32_t *)(d + 4 * n_array) + i * n_array;
+		ints->of.s[i] = d + (2 + i) * n_array;
+		ints->of.start[i] = (int32_t *)(d + 5 * n_array) + i * n_array;
 	}
 	return 0;
 }
@@ -65,7 +66,7 @@ struct quanta cpu_quanta(const struct backend *b, const struct act *a, enum form
 	if (!a->ints[form].blocks)
 		return *of;
 	return (struct quanta){
-		of->q + block * cpu_form_bytes(b, form) * 32, of->d + block, { of->s[0] + block, of->s[1] + block, of->s[2] + block },
+		of->q + block * cpu_form_bytes(b, form) * 32, of->d + block, of->e + block, { of->s[0] + block, of->s[1] + block, of->s[2] + block },
 		{ of->start[0] + block, of->start[1] + block, of->start[2] + block }, of->halves,
 	};
 }

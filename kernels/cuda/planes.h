@@ -1,6 +1,6 @@
 /*
  * Activations as products of quantized weights see them: fifteen bits in two int8,
- * q = 128 * high + low, with one scale for 32 values (eight bits cost half a percent
+ * q = 128 * high + low, with one power of two for 32 values (eight bits cost half a percent
  * of perplexity).  Writing them, for every kernel that has values in registers.
  *
  * Sums of such products are exact integers, so they are the same whoever adds them up,
@@ -21,7 +21,8 @@ static inline __device__ void planes_write(const struct planes &p, uint32_t row,
 {
 	const float x[4] = { v.x, v.y, v.z, v.w };
 	const uint32_t block = quad / 8, t = quad % 8;
-	float most = 0, inverse;
+	float most = 0, inverse = 0;
+	int e = 0;
 	uint32_t high = 0, low = 0;
 	int32_t sum = 0, other;
 
@@ -29,7 +30,10 @@ static inline __device__ void planes_write(const struct planes &p, uint32_t row,
 		most = fabsf(x[i]) < INFINITY ? fmaxf(most, fabsf(x[i])) : INFINITY;
 	for (unsigned by = 4; by > 0; by /= 2)
 		most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, by));
-	inverse = most > 1e-30f && most < INFINITY ? ACT_MOST / most : 0;
+	if (most > 1e-30f && most < INFINITY) {
+		e = ilogbf(most * (1 / ACT_MOST)) + 1;
+		inverse = ldexpf(1, -e);
+	}
 	for (unsigned i = 0; i < 4 && inverse > 0; i++) {
 		const int32_t q = (int32_t)rintf(x[i] * inverse), h = (q + 64 + 16384) / 128 - 128;
 
@@ -49,7 +53,7 @@ static inline __device__ void planes_write(const struct planes &p, uint32_t row,
 	if (t == 0) {
 		struct plane_block b;
 
-		b.d = most < INFINITY ? (most > 1e-30f ? most / ACT_MOST : 0) : NAN;
+		b.d = most < INFINITY ? (inverse > 0 ? ldexpf(1, e) : 0) : NAN;
 		b.half[0] = sum;
 		b.half[1] = other;
 		b.unused = 0;

@@ -7,6 +7,7 @@ import time
 from harness import *
 
 CUDA = simulated()
+TEXT = 320                             # bytes of a text after which no two tokens are nearly as likely, for either
 SAMPLED = dict(window=60, seed=5, temperature=0.9, top_k=0)
 
 
@@ -14,8 +15,8 @@ def greedy(*args):
     """A text and an nll; what server.info says."""
     with Daemon(*args, model=endless) as d:
         c = d.new(window=60, temperature=0)
-        nll = c.call('score', text=book(300).decode())['nll']
-        c.call('session.append', session='a', text=book(300).decode(), wait=True)
+        nll = c.call('score', text=book(TEXT).decode())['nll']
+        c.call('session.append', session='a', text=book(TEXT).decode(), wait=True)
         c.call('session.generate', session='a', max_tokens=24)
         d.idle()
         info = c.call('server.info')
@@ -33,7 +34,7 @@ def whole_rows(**settings):
 
 
 def killed(args, times):
-    """Three answers; the daemon is killed as often as told while they are made: what was written by then stays."""
+    """Three answers of twenty tokens, a byte each at least; the daemon is killed as often as told while they are made: what was written by then stays."""
     kept = []
     with Daemon(*args, '--slots', 1, model=endless) as d:
         c = d.new(**SAMPLED)
@@ -60,16 +61,16 @@ check(about.startswith('cuda: simulated'), 'server.info names the device', about
 check_equal((cpu_exact, exact), (True, False), 'bitwise')
 check_equal(few, cpu, 'greedy text on both backends')
 check(abs(few_nll - cpu_nll) < 1e-3, 'nll on both backends', few_nll, cpu_nll)
-check(len(many) > 320 and many.startswith(cpu[:300]), 'a text after prefill by cuBLAS', many)
+check(len(many) > TEXT + 20 and many.startswith(cpu[:TEXT]), 'a text after prefill by cuBLAS', many)
 check(0 < abs(many_nll - few_nll) < 2e-2, 'nll by cuBLAS: close to the other, and not it', many_nll, few_nll)
 check_equal((n_cpu, n_few, n_many), (0, 0, 0), 'whole rows, greedy')
 check_equal((whole_rows(), whole_rows(top_k=0, top_p=1, min_p=0)), (0, 24), 'whole rows, as a session is made, and with anything')
 
 calm = killed(few_rows(CUDA), ())
-check(all(len(t) > 230 for t in calm), 'both have text', [len(t) for t in calm])
+check(all(len(t) >= 220 for t in calm), 'both have text', [len(t) for t in calm])
 check_equal(killed(few_rows(CUDA), (0.05, 0.15, 0.3)), calm, 'the transcripts after three SIGKILLs')
 got = killed(CUDA, (0.1, 0.3))
-check(all(len(t) > 230 for t in got), 'both have text after two SIGKILLs', [len(t) for t in got])
+check(all(len(t) >= 220 for t in got), 'both have text after two SIGKILLs', [len(t) for t in got])
 
 with Daemon('--backend', 'cpu', model=endless) as d:
     c = d.new(**SAMPLED)

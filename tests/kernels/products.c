@@ -55,14 +55,16 @@ void play(const struct scene *s, struct place place, uint32_t n, float *out)
 void round_inputs(float *x, uint32_t n, bool eight)
 {
 	for (uint32_t i = 0; i < n; i += 32) {
-		const float end = eight ? 127 : 16256;
-		float most = 0, inverse;
+		float most = 0, step, inverse;
 
 		for (uint32_t k = 0; k < 32; k++)
 			most = fmaxf(most, fabsf(x[i + k]));
-		inverse = most > 0 ? end / most : 0;
+		step = eight ? most / 127 : ldexpf(1, -60);
+		while (!eight && most > 0 && step * 16256 <= most)
+			step *= 2;
+		inverse = most > 0 ? (eight ? 127 / most : 1 / step) : 0;
 		for (uint32_t k = 0; k < 32; k++)
-			x[i + k] = most / end * rintf(x[i + k] * inverse);
+			x[i + k] = step * rintf(x[i + k] * inverse);
 	}
 }
 

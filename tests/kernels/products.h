@@ -20,8 +20,8 @@ void compare(const struct scene *s, uint32_t n);
 
 /* The token of a row, and so its input. */
 int32_t token_of(uint32_t row);
-/* The activation as the product sees it: rounded to 16256 steps of its block's largest,
- * and that to 127 where it has eight bits. */
+/* The activation as the product sees it: a multiple of the least power of two of which its block's
+ * largest is below 16256; with eight bits, of the 127th part of that. */
 void round_inputs(float *x, uint32_t n, bool eight);
 /* Are weights of this kind rounded to words, and does so: fifteen bits of the largest of 32. */
 bool is_words(const struct quant *q, uint32_t n_in);

@@ -99,7 +99,7 @@ void words_exact(void **state)
 		}
 		for (size_t k = 0; k < IN * TOKENS; k++)
 			((float *)(void *)inputs->bytes)[k] = inputs->values[k]
-				= k % 32 == 7 ? 2 * 16256 : 2 * ((float)rng_below(&r, 32513) - 16256);
+				= k % 32 == 7 ? 2 * 16255 : 2 * ((float)rng_below(&r, 32511) - 16255);
 		for (size_t i = 0; place_at(i, &p); i++) {
 			play(&s, p, 9, out);
 			for (uint32_t row = 0; row < 9; row++)
