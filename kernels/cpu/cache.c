@@ -80,11 +80,11 @@ size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w)
 
 const char *cpu_kv_layout(const struct backend *b, enum kv_type type)
 {
-	/* What was computed from activations of other bits, or in another order, is other numbers; kv2: since blocks
-	 * with minima or two scales meet their activations' scale last. */
+	/* What was computed from activations of other bits, or in another order, is other numbers; kv3: since activations
+	 * of fifteen bits have a power of two for a scale. */
 	static const char *const names[][2] = {
-		[KV_F16] = { "cpu-kv2-f16-b16", "cpu-kv2-f16-b16-a8" }, [KV_F32] = { "cpu-kv2-f32-b16", "cpu-kv2-f32-b16-a8" },
-		[KV_Q8] = { "cpu-kv2-q8-b16", "cpu-kv2-q8-b16-a8" },
+		[KV_F16] = { "cpu-kv3-f16-b16", "cpu-kv3-f16-b16-a8" }, [KV_F32] = { "cpu-kv3-f32-b16", "cpu-kv3-f32-b16-a8" },
+		[KV_Q8] = { "cpu-kv3-q8-b16", "cpu-kv3-q8-b16-a8" },
 	};
 
 	return names[type][b->n_plane == 1];

@@ -48,7 +48,7 @@ size_t cuda_kv_bytes(const struct kv_shape *shape, struct window w)
 const char *cuda_kv_layout(const struct backend *b, enum kv_type type)
 {
 	(void)b;
-	return type == KV_F16 ? "cuda-kv2-f16" : type == KV_F32 ? "cuda-kv2-f32" : NULL;
+	return type == KV_F16 ? "cuda-kv3-f16" : type == KV_F32 ? "cuda-kv3-f32" : NULL;
 }
 
 /* Bytes of what begin copies, with the places of n_layer layers. */

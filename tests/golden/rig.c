@@ -231,25 +231,23 @@ void rig_close(struct rig *r)
 	free(r->logits);
 }
 
-/* One chunk; want: logits of all rows, else of the last. */
-static void chunk_feed(struct rig *r, struct timeline *t, const int32_t *ids, uint32_t n, bool want)
+/* One chunk, and the logits of its last n_output rows. */
+static void chunk_feed(struct rig *r, struct timeline *t, const int32_t *ids, uint32_t n, uint32_t n_output)
 {
 	struct batch_row *rows = must(calloc(n, sizeof *rows), "memory");
 	uint32_t i, *outputs = must(calloc(n, sizeof *outputs), "memory");
 	const struct batch_seq seq = { 0, t->window, t->start };
 	const struct batch b = {
-		.n_row = n, .n_seq = 1, .n_output = want ? n : 1, .rows = rows, .seqs = &seq,
+		.n_row = n, .n_seq = 1, .n_output = n_output, .rows = rows, .seqs = &seq,
 		.outputs = outputs, .exact = t->exact,
 	};
 	struct reason why = { "", "" };
 
 	for (i = 0; i < n; i++) {
 		rows[i] = (struct batch_row){ ids[i], 0, t->pos + i };
-		outputs[i] = i;
+		outputs[i] = n - n_output + i;
 	}
-	if (!want)
-		outputs[0] = n - 1;
-	if (model_forward(r->model, r->kv, &b, r->logits, NULL, &why)) {
+	if (model_forward(r->model, r->kv, &b, n_output > 0 ? r->logits : NULL, NULL, &why)) {
 		printf("FAILED a forward pass: %s: %s\n", why.name, why.text);
 		exit(1);
 	}
@@ -266,7 +264,7 @@ void rig_feed(struct rig *r, struct timeline *t, const int32_t *ids, size_t n, u
 
 	for (at = 0; at < n; at += part) {
 		part = n - at < chunk ? (uint32_t)(n - at) : chunk;
-		chunk_feed(r, t, ids + at, part, each != NULL);
+		chunk_feed(r, t, ids + at, part, each ? part : at + part == n);
 		for (i = 0; each && i < part; i++)
 			each(ctx, at + i, r->logits + (size_t)i * r->n_vocab);
 	}

@@ -37,7 +37,7 @@ extern const struct backend_ops sinkd_backend;
 const struct backend_ops *const desk_ops = &sinkd_backend;
 const bool desk_rounds = true, desk_eight = false, desk_words = false;
 const enum kv_type desk_kv_most = KV_F32;
-const char *const desk_layout = "cuda-kv2-f32";
+const char *const desk_layout = "cuda-kv3-f32";
 
 static const struct place places[] = {
 #ifdef DESK_MODULE                /* one device, which has no modes */
@@ -60,7 +60,7 @@ static bool place_choose(struct place p, struct backend_params *q)
 const struct backend_ops *const desk_ops = &backend_cpu;
 const bool desk_rounds = true, desk_eight = true, desk_words = true;
 const enum kv_type desk_kv_most = KV_Q8;
-const char *const desk_layout = "cpu-kv2-f32-b16";
+const char *const desk_layout = "cpu-kv3-f32-b16";
 
 static const struct place places[] = {
 	{ "scalar", 1, 0 }, { "scalar", 2, 0 }, { "avx2", 1, 0 }, { "avx2", 2, 0 }, { "avx512", 1, 0 }, { "avx512", 2, 0 },

@@ -14,7 +14,7 @@
 
 enum { N_SLOT = 5, HEADER = 4096 };
 
-static const struct slab_id own = { .fingerprint = 0x1234, .n_chunk = 128, .layout = "cpu-kv2-f16-b16" };
+static const struct slab_id own = { .fingerprint = 0x1234, .n_chunk = 128, .layout = "cpu-kv3-f16-b16" };
 
 static uint64_t used(struct slab *s)
 {
