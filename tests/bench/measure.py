@@ -14,6 +14,9 @@ FORMATS = ('Q4_1', 'Q4_0', 'Q8_0', 'F16', 'Q4_K', 'Q6_K', 'Gemma Q4_K_M')
 # Targets: times the better peer.
 EMPTY = {'Q4_1': 1.8, 'Q4_0': 1.2, 'Q8_0': 1.2}
 PREFILL = {'F16': 1.0}
+# Bits of activations and the cache's type; halves and bfloats meet no activations of eight bits.
+PREFILLS = ((15, 'f16', ''), (15, 'q8', ', cache of 8 bits'), (8, 'f16', ', activations of 8 bits'),
+            (8, 'q8', ', activations and cache of 8 bits'))
 
 
 def probe(b):
@@ -104,32 +107,27 @@ def full(b):
 
 
 def prefill(b):
-    """512 tokens, in the chunks that each is fastest with: ours of 128 (what more rows write does not stay in the second
-    cache), theirs of 512.  Activations of fifteen bits, and of eight, which are the peers', also with a cache of eight;
-    of the peers the better type of it.  Eight bits take one operation of the probe's, fifteen two, float32 four (with
-    AVX-512)."""
+    """512 tokens, ours in chunks of 128 (what more rows write does not stay in the second cache), the peers' in those
+    or all at once, with either type of cache: whatever is fastest.  Activations of fifteen bits, and of eight, which are
+    the peers'.  Eight bits take one operation of the probe's, fifteen two."""
     _, rate = probed(b)
     n, chunk = (32, 16) if b.o.quick else (512, 128)
-    task = f'prefill:{n}'
+    tasks = [f'prefill:{n}:{size}' for size in (chunk, n)]
 
     def measure(kind, path):
-        def of_bits(bits, kv='f16'):
-            return b.engine(path, 'prefill', '--prompt', n, '--chunk', chunk, '--activation-bits', bits, kv=kv)
-
-        turns = contenders(b, path, lambda: of_bits(15), [task])
-        if kind not in PREFILL:
-            turns['ours 8'] = lambda: of_bits(8)
-            turns['ours 8+8'] = lambda: of_bits(8, 'q8')
-            turns.update({f'{name} q8_0': lambda name=name: b.peer(name, path, [task], 'q8_0') for name in b.peers})
+        mine = [x for x in PREFILLS if kind not in PREFILL or x[0] == 15]
+        turns = {f'ours{word}': lambda bits=bits, kv=kv: b.engine(path, 'prefill', '--prompt', n, '--chunk', chunk,
+                                                                  '--activation-bits', bits, kv=kv) for bits, kv, word in mine}
+        turns.update({f'{name} {kv}': lambda name=name, kv=kv: b.peer(name, path, tasks, kv) for name in b.peers
+                      for kv in ('f16', 'q8_0')})
         a = b.pair(turns)
-        peers = {name: [x['tasks'][task] for x in said] for name, said in a.items() if not name.startswith('ours')}
-        for name, each, word in (('ours', 4 if kind in PREFILL else 2, ''), ('ours 8', 1, ', activations of 8 bits'),
-                                 ('ours 8+8', 1, ', activations and cache of 8 bits')):
-            mine = a.get(name, [])
-            if name in turns:
-                b.add('prefill', f'{named(kind)}, {n} tokens{word}', ours_of({'ours': mine}, 'prefill'), peers,
-                      floor=n * rate / each / mine[0]['prefill'][0]['operations'] if rate and mine else None,
-                      ratio=PREFILL.get(kind, 1.5))
+        peers = {f'{name}, {task.split(":")[2]}': [x['tasks'][task] for x in said]
+                 for name, said in a.items() if not name.startswith('ours') for task in tasks}
+        for bits, _, word in mine:
+            rows = a.get(f'ours{word}', [])
+            b.add('prefill', f'{named(kind)}, {n} tokens{word}', ours_of({'ours': rows}, 'prefill'), peers,
+                  floor=n * rate / (1 if bits == 8 else 2) / rows[0]['prefill'][0]['operations'] if rate and rows else None,
+                  ratio=PREFILL.get(kind, 1.5))
     each_format(b, 'prefill', measure)
     a = b.pair({'ours': lambda: b.engine(b.model('Q4_1'), 'prefill', '--prompt', n, '--chunk', 64)})
     b.add('prefill', f"{named('Q4_1')}, {n} tokens, in the daemon's chunks of 64", ours_of(a, 'prefill'))

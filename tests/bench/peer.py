@@ -3,9 +3,10 @@
     VENV/bin/python tests/bench/peer.py MODEL.gguf THREADS KV TASK...
     VENV/bin/python tests/bench/peer.py --quantize FROM.gguf TO.gguf FORMAT
 
-TASK: prefill:TOKENS, or decode:DEPTH:TOKENS[:SEQUENCES], which fills the cache to DEPTH and
-decodes TOKENS tokens in each of SEQUENCES sequences at once.  KV: f16 or q8_0.  Prints one
-JSON object: tokens per second of each task, seconds to load, resident bytes after it.
+TASK: prefill:TOKENS:CHUNK, so many at once, when everything has been used before; or
+decode:DEPTH:TOKENS[:SEQUENCES], which fills the cache to DEPTH and decodes TOKENS tokens in each
+of SEQUENCES sequences at once.  KV: f16 or q8_0.  Prints one JSON object: tokens per second of
+each task, seconds to load, resident bytes after it.
 
 Each runs with the options that make it fastest: flash attention; ik_llama.cpp repacks
 weights at run time.  The second form is llama.cpp's own quantization, also of what is
@@ -94,15 +95,15 @@ class Runner:
             logits = self.api.llama_get_logits_ith(self.context, len(rows) - 1)
             ctypes.cast(logits, ctypes.POINTER(ctypes.c_float))[0]
 
-    def fill(self, n, seq=0, first=0):
-        for at in range(0, n, BATCH):
-            part = min(BATCH, n - at)
-            self.step([(300 + (at + i) * 7919 % 200, first + at + i, seq, at + i + 1 == n) for i in range(part)])
+    def fill(self, n, seq=0, chunk=BATCH):
+        for at in range(0, n, chunk):
+            part = min(chunk, n - at)
+            self.step([(300 + (at + i) * 7919 % 200, at + i, seq, at + i + 1 == n) for i in range(part)])
 
-    def prefill(self, n):
-        self.fill(32)
+    def prefill(self, n, chunk):
+        self.fill(n, chunk=chunk)
         self.clear()
-        return n / timed(lambda: self.fill(n))
+        return n / timed(lambda: self.fill(n, chunk=chunk))
 
     def decode(self, depth, n, sequences=1):
         for seq in range(sequences):

@@ -14,7 +14,7 @@ KEYS = {'date': str, 'quick': bool, 'rounds': int, 'machine': dict, 'seconds': f
 ROW = ['best_peer', 'floor', 'holds', 'note', 'of_floor', 'ours', 'peers', 'ratio', 'row', 'section', 'target', 'unit']
 MACHINE = ['avx2', 'avx512', 'commit', 'compiler', 'cores', 'cpu', 'family', 'governor', 'kernel', 'load_average', 'memory_bytes',
            'model', 'peers', 'vnni']
-ROWS = {'probe': 4, 'decode': 1, 'full': 2, 'prefill': 4, 'sessions': 11, 'flatness': 6}
+ROWS = {'probe': 4, 'decode': 1, 'full': 2, 'prefill': 5, 'sessions': 11, 'flatness': 6}
 
 
 def check(good, what):
