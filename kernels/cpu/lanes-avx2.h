@@ -189,8 +189,10 @@ INLINE v16 v_float(v16i x) { BOTH(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.
 #undef BOTH
 
 #define TILE_ROWS 4              /* more sums than this do not stay in registers, and take minutes to compile */
+#define ABREAST 1
 
 typedef struct { __m256i w[8][2]; int off, nibble; } vw;
+typedef struct { v16i of[2 * ABREAST]; } vsums;
 
 /* up < 0: down */
 INLINE __m256i shift_(__m256i x, const int up)
@@ -261,15 +263,18 @@ INLINE __m256i dot8_(const vw *w, int h, const int8_t *x, int from, int to)
 }
 
 /* Where there is an offset left, it is 8. */
-INLINE void vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to, v16i *sum)
+INLINE vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
 {
+	vsums r;
+
 	UNROLL for (int i = 0; i < n; i++) {
-		sum[i] = (v16i){ dot8_(w, 0, x[i], from, to), dot8_(w, 1, x[i], from, to) };
+		r.of[i] = (v16i){ dot8_(w, 0, x[i], from, to), dot8_(w, 1, x[i], from, to) };
 		if (w->off) {
-			sum[i].a = _mm256_add_epi32(sum[i].a, _mm256_set1_epi32(start[i]));
-			sum[i].b = _mm256_add_epi32(sum[i].b, _mm256_set1_epi32(start[i]));
+			r.of[i].a = _mm256_add_epi32(r.of[i].a, _mm256_set1_epi32(start[i]));
+			r.of[i].b = _mm256_add_epi32(r.of[i].b, _mm256_set1_epi32(start[i]));
 		}
 	}
+	return r;
 }
 
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */

@@ -134,8 +134,10 @@ INLINE v16i v_join(v16i high, v16i low) { return _mm512_add_epi32(_mm512_slli_ep
 INLINE v16 v_float(v16i a) { return _mm512_cvtepi32_ps(a); }
 
 #define TILE_ROWS 16             /* of a product: as many sums as there are registers for, and eight more for weights */
+#define ABREAST 4                /* of those: whose integer sums grow in turns; half as many where a block has two */
 
 typedef struct { __m512i w[8]; int off; } vw;
+typedef struct { v16i of[2 * ABREAST]; } vsums;
 
 /* up < 0: down */
 INLINE __m512i shift_(__m512i x, const int up)
@@ -187,14 +189,17 @@ INLINE v16i start_(int32_t start, const int off)
 
 /* In turns: each sum waits for its own last product.  Compilers would load what is broadcast into a
  * register of its own. */
-INLINE void vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to, v16i *sum)
+INLINE vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
 {
+	vsums r;
+
 	UNROLL for (int i = 0; i < n; i++)
-		sum[i] = start_(start[i], w->off);
+		r.of[i] = start_(start[i], w->off);
 	UNROLL for (int j = from; j < to; j++)
 		UNROLL for (int i = 0; i < n; i++)
 			__asm__("vpdpbusd %2%{1to16%}, %1, %0"
-			        : "+v"(sum[i]) : "v"(w->w[j]), "m"(*(const int8_t (*)[4])(x[i] + 4 * j)));
+			        : "+v"(r.of[i]) : "v"(w->w[j]), "m"(*(const int8_t (*)[4])(x[i] + 4 * j)));
+	return r;
 }
 
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */

@@ -230,8 +230,11 @@ static inline v16 v_float(v16i a) { LANES((float)a.i[l]); }
 /* ---- 16 rows x 32 inputs of unsigned weights, and their integer products ---- */
 
 #define TILE_ROWS 8
+#define ABREAST 1
 
 typedef struct { uint8_t w[8][16][4]; int off; } vw;
+/* Of ABREAST rows, and of the high bytes of as many; by value, or compilers keep them in memory. */
+typedef struct { v16i of[2 * ABREAST]; } vsums;
 
 /* Nibbles: byte [j][row][b] is input 4j+b (low) and 4j+b+16 (high); then, as many bits
  * more as there are, [j/n][row][b] with those of n = 8 (one bit) or 4 quads, low bits
@@ -261,8 +264,10 @@ static inline vw vw_load8(const uint8_t *p, int off)
 }
 
 /* Each sum, of n, over quads from..to-1 of (w - off) * x; start: -8 times that of x over them */
-static inline void vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to, v16i *sum)
+static inline vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
 {
+	vsums r;
+
 	for (int i = 0; i < n; i++)
 		for (int l = 0; l < 16; l++) {
 			int32_t s = w->off / 8 * start[i];
@@ -270,8 +275,9 @@ static inline void vw_dots(const vw *w, const int n, const int8_t *const *x, con
 			for (int j = from; j < to; j++)
 				for (int b = 0; b < 4; b++)
 					s += w->w[j][l][b] * x[i][4 * j + b];
-			sum[i].i[l] = s;
+			r.of[i].i[l] = s;
 		}
+	return r;
 }
 
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
