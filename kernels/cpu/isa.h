@@ -35,9 +35,8 @@ enum pack {
 };
 
 /* Of a block's inputs in one row, x = q * 2^e, |q| <= 2^WORD_BITS: the largest has fifteen bits, and
- * so four halves' exponents, or seven of bfloats, are exact.  Bfloats from 2^108 on may end as
- * infinities.  e = WORD_NAN, of which v_load_exp2 makes an infinity to meet zeros: one of them is
- * no number. */
+ * so four halves' exponents, or seven of bfloats, are exact.  e = WORD_NAN, of which v_load_exp2
+ * makes an infinity to meet zeros: one of them is no number. */
 #define WORD_BITS 14
 #define WORD_NAN (-128)
 
@@ -63,10 +62,10 @@ struct weight {
 #define ACT_MOST 16256.0f                /* 127 * 128: of fifteen bits */
 
 /* Values in blocks of 32, x = d * q, where d of fifteen bits is a power of two: a float times it needs
- * no multiplication, of which integer products leave none, and of so many bits one is easily spared.
- * Of eight it is not: a token's nll would move by half as much again.  All but q are arrays over
- * blocks, since many rows of them must stay in the first cache: who reads a block of a row reads its
- * neighbours next. */
+ * no multiplication, of which integer products leave none, and of so many bits one is easily spared
+ * (from 2^108 on what is finite may end as an infinity).  Of eight bits it is not one: a token's nll
+ * would move by half as much again.  All but q are arrays over blocks, since many rows of them must
+ * stay in the first cache: who reads a block of a row reads its neighbours next. */
 struct quanta {
 	int8_t *q;                       /* [block][n_plane][32]: highs, then lows; with one plane q itself; or words */
 	float *d, *e;                    /* of fifteen bits d = 2^e, or d = e = 0 or no number; of eight no e */

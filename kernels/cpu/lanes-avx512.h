@@ -92,7 +92,7 @@ INLINE void v_store_f16(uint16_t *p, v16 a)
 	_mm256_storeu_si256((void *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 INLINE v16 v_swap_pairs(v16 a) { return _mm512_permute_ps(a, 0xb1); }
-/* a * *d, where *d = 2^*e: no product, and so beside those of integers (measured) */
+/* a * *d, where *d = 2^*e, or a is 0: no product, and so beside those of integers (measured) */
 INLINE v16 v_scaled(v16 a, const float *d, const float *e)
 {
 	(void)d;

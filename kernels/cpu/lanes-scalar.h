@@ -122,7 +122,7 @@ static inline void v_store_f16(uint16_t *p, v16 a)
 		p[l] = quant_to_f16(a.f[l]);
 }
 
-/* a * *d, where *d = 2^*e */
+/* a * *d, where *d = 2^*e, or a is 0 */
 static inline v16 v_scaled(v16 a, const float *d, const float *e)
 {
 	(void)e;

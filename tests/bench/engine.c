@@ -201,7 +201,7 @@ static void prefill(struct bench *b, const char *what, uint64_t n)
 	row_begin(b, what);
 	printf("\"sessions\": 1, \"position\": %llu, \"chunk\": %u, \"tokens\": %llu, \"seconds\": %.6f, \"tokens_per_second\": %.3f, ",
 	       (unsigned long long)(b->t[0].pos - n), b->o.n_chunk, (unsigned long long)n, begin, (double)n / begin);
-	/* each chunk moves the matrices once; the head is computed for the last row only */
+	/* each chunk moves the matrices once (the head, too, is counted: only the last one needs it) */
 	floor_print(b, (double)b->weight_bytes * (double)((n + b->o.n_chunk - 1) / b->o.n_chunk),
 	            2.0 * (double)(b->n_weight - (uint64_t)model_info(b->r.model)->n_embd * b->r.n_vocab) * (double)n, begin);
 	printf("}");

@@ -96,6 +96,7 @@ class Runner:
             ctypes.cast(logits, ctypes.POINTER(ctypes.c_float))[0]
 
     def fill(self, n, seq=0, chunk=BATCH):
+        chunk = min(chunk, BATCH)
         for at in range(0, n, chunk):
             part = min(chunk, n - at)
             self.step([(300 + (at + i) * 7919 % 200, at + i, seq, at + i + 1 == n) for i in range(part)])

@@ -52,7 +52,7 @@ static void set(struct matrix *m, size_t at, float x)
  * smallest beside each other; nothing but the smallest; nothing. */
 void words_extremes(void **state)
 {
-	static const float most[] = { 65504, 1e28f }, least[] = { 0x1p-24f, 0x1p-133f };
+	static const float most[] = { 65504, 3e38f }, least[] = { 0x1p-24f, 0x1p-133f };
 	struct rng r = { 98 };
 
 	(void)state;
@@ -60,7 +60,7 @@ void words_extremes(void **state)
 		for (int fill = 0; fill < 5; fill++) {
 			struct scene s = { .n_row = 17, .w = matrix_random(&r, types[t], 64, 20, 1),
 			                   .inputs = matrix_random(&r, QUANT_F32, 64, TOKENS, 1) };
-			const float size = t == 0 ? 3 : 1e-3f;
+			const float size = t == 0 ? MOST_STEPS : MOST_STEPS / 8192;
 
 			for (size_t i = 0; i < 64 * 20; i++)
 				set(s.w, i, fill == 0 ? most[t] : fill == 1 ? -most[t] : fill == 2 ? (i % 3 ? least[t] : most[t])
