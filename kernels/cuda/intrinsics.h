@@ -74,17 +74,25 @@ static inline __device__ uint32_t to_halves(float x, float y)
 	return to_half_bits(x) | (uint32_t)to_half_bits(y) << 16;
 }
 
-static inline __device__ float bfloat_bits(uint16_t bits)
+static inline __device__ uint32_t float_word(float x)
 {
-#ifdef __CUDA_ARCH__
-	return __uint_as_float((uint32_t)bits << 16);
-#else
-	const uint32_t word = (uint32_t)bits << 16;
+	uint32_t word;
+
+	memcpy(&word, &x, sizeof word);
+	return word;
+}
+
+static inline __device__ float word_float(uint32_t word)
+{
 	float x;
 
 	memcpy(&x, &word, sizeof x);
 	return x;
-#endif
+}
+
+static inline __device__ float bfloat_bits(uint16_t bits)
+{
+	return word_float((uint32_t)bits << 16);
 }
 
 /* sum + a . b, of four int8 each */

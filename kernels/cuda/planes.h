@@ -22,8 +22,7 @@ static inline __device__ void planes_write(const struct planes &p, uint32_t row,
 	const float x[4] = { v.x, v.y, v.z, v.w };
 	const uint32_t block = quad / 8, t = quad % 8;
 	float most = 0, inverse = 0;
-	int e = 0;
-	uint32_t high = 0, low = 0;
+	uint32_t high = 0, low = 0, d = 0;       /* d: a power of two's bits, or zero's */
 	int32_t sum = 0, other;
 
 	for (unsigned i = 0; i < 4; i++)        /* no x - x: it may be contracted with what made x */
@@ -31,8 +30,8 @@ static inline __device__ void planes_write(const struct planes &p, uint32_t row,
 	for (unsigned by = 4; by > 0; by /= 2)
 		most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, by));
 	if (most > 1e-30f && most < INFINITY) {
-		e = ilogbf(most * (1 / ACT_MOST)) + 1;
-		inverse = ldexpf(1, -e);
+		d = (float_word(most * (1 / ACT_MOST)) & 0x7f800000) + (1u << 23);
+		inverse = word_float((254u << 23) - d);
 	}
 	for (unsigned i = 0; i < 4 && inverse > 0; i++) {
 		const int32_t q = (int32_t)rintf(x[i] * inverse), h = (q + 64 + 16384) / 128 - 128;
@@ -53,7 +52,7 @@ static inline __device__ void planes_write(const struct planes &p, uint32_t row,
 	if (t == 0) {
 		struct plane_block b;
 
-		b.d = most < INFINITY ? (inverse > 0 ? ldexpf(1, e) : 0) : NAN;
+		b.d = most < INFINITY ? word_float(d) : NAN;
 		b.half[0] = sum;
 		b.half[1] = other;
 		b.unused = 0;
