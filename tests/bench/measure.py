@@ -42,9 +42,9 @@ def named(kind):
     return kind if kind.startswith('Gemma') else f'{"small" if kind.endswith("_K") else SMALL} {kind}'
 
 
-def contenders(b, path, ours, tasks, kv='f16', threads=2):
+def contenders(b, path, ours, tasks):
     """ours(): of our engine; each peer runs the same tasks."""
-    return {'ours': ours, **{name: lambda name=name: b.peer(name, path, tasks, kv, threads) for name in b.peers}}
+    return {'ours': ours, **{name: lambda name=name: b.peer(name, path, tasks) for name in b.peers}}
 
 
 def of_peers(answers, task):

@@ -34,14 +34,14 @@ def whole_rows(**settings):
 
 
 def killed(args, times):
-    """Three answers of twenty tokens, a byte each at least; the daemon is killed as often as told while they are made: what was written by then stays."""
+    """Three answers; the daemon is killed as often as told while they are made: what was written by then stays."""
     kept = []
     with Daemon(*args, '--slots', 1, model=endless) as d:
         c = d.new(**SAMPLED)
         d.new('b', **{**SAMPLED, 'seed': 6})
         for n in ('a', 'b', 'a'):          # one slot: each puts the other out
             c.call('session.append', session=n, text=book(200).decode())
-            c.call('session.generate', session=n, max_tokens=20)
+            c.call('session.generate', session=n, max_tokens=30)
         for seconds in times:
             time.sleep(seconds * SLOW)
             d.kill()
@@ -67,10 +67,10 @@ check_equal((n_cpu, n_few, n_many), (0, 0, 0), 'whole rows, greedy')
 check_equal((whole_rows(), whole_rows(top_k=0, top_p=1, min_p=0)), (0, 24), 'whole rows, as a session is made, and with anything')
 
 calm = killed(few_rows(CUDA), ())
-check(all(len(t) >= 220 for t in calm), 'both have text', [len(t) for t in calm])
+check(all(len(t) > 230 for t in calm), 'both have text', [len(t) for t in calm])
 check_equal(killed(few_rows(CUDA), (0.05, 0.15, 0.3)), calm, 'the transcripts after three SIGKILLs')
 got = killed(CUDA, (0.1, 0.3))
-check(all(len(t) >= 220 for t in got), 'both have text after two SIGKILLs', [len(t) for t in got])
+check(all(len(t) > 230 for t in got), 'both have text after two SIGKILLs', [len(t) for t in got])
 
 with Daemon('--backend', 'cpu', model=endless) as d:
     c = d.new(**SAMPLED)

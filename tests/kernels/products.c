@@ -171,7 +171,7 @@ static void extreme_bytes(void **state)
 		for (int fill = 0; fill < 3; fill++) {
 			struct scene s = { .n_row = 4 };
 			struct matrix *flat = matrix_random(&r, QUANT_F32, 256, TOKENS, 1);
-			/* what sixteens' sums and minima leave of each other would be rounding: fewer digits */
+			/* Q2_K: what its sums and minima leave of each other would be rounding, and its q are 3 at most */
 			const float size = q->has_min && q->n_sub == 16 ? 3 : MOST_STEPS;
 			size_t half = 0;
 
