@@ -190,8 +190,7 @@ int cpu_kv_read(struct kv *kv, uint32_t slot, void *dst, size_t n)
 	if (slot >= kv->shape.n_slot || n > kv->slot_bytes)
 		return -EINVAL;
 	c.src = kv->memory + slot * kv->slot_bytes;
-	pool_run(kv->pool, copy_part, &c, (uint32_t)((n + COPY_BYTES - 1) / COPY_BYTES));
-	pool_rest(kv->pool);
+	pool_run_apart(kv->pool, copy_part, &c, (uint32_t)((n + COPY_BYTES - 1) / COPY_BYTES));
 	return 0;
 }
 

@@ -46,8 +46,8 @@ struct worker {
 
 /* Do workers help?  The caller's own. */
 struct gain {
-	uint64_t ns, cpu_ns;             /* of this trial: its time; the caller's processor time when it began */
-	uint64_t last;                   /* the last job's end; 0: the pool has rested since */
+	uint64_t ns, cpu_ns;             /* of this trial, without rests: its time, the caller's of a processor */
+	uint64_t since, cpu_since;       /* not yet among these; 0: the pool rests */
 	double share[2];                 /* of a processor, of late: with workers, alone; 0: not tried */
 	uint64_t hold, until;            /* ns: so long, and until then, a decision holds */
 	bool probing;                    /* this trial is for comparison */
@@ -201,23 +201,34 @@ static void judge(struct gain *g, double share, uint64_t now)
 	}
 }
 
-static void account(struct gain *g, uint64_t begin)
+/* What the caller has had since it last looked goes to the trial. */
+static void account(struct gain *g, uint64_t now)
 {
-	uint64_t now = clock_ns(CLOCK_MONOTONIC), cpu;
+	uint64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
 
-	if (g->cpu_ns == 0) {          /* the first job: only now is anything known of the caller's time */
-		g->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
-		g->last = now;
+	g->ns += now - g->since;
+	g->cpu_ns += cpu - g->cpu_since;
+	g->since = now;
+	g->cpu_since = cpu;
+}
+
+static void job_begins(struct gain *g)
+{
+	if (g->since != 0)
 		return;
-	}
-	g->ns += now - (g->last != 0 ? g->last : begin);
-	g->last = now;
-	if (g->ns < TRIAL_NS)
+	g->since = clock_ns(CLOCK_MONOTONIC);
+	g->cpu_since = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
+static void job_ends(struct gain *g)
+{
+	uint64_t now = clock_ns(CLOCK_MONOTONIC);
+
+	if (g->ns + (now - g->since) < TRIAL_NS)
 		return;
-	cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
-	judge(g, (double)(cpu - g->cpu_ns) / (double)g->ns, now);
-	g->ns = 0;
-	g->cpu_ns = cpu;
+	account(g, now);
+	judge(g, (double)g->cpu_ns / (double)g->ns, now);
+	g->ns = g->cpu_ns = 0;
 }
 
 /* Waits until all n items are done. */
@@ -265,18 +276,25 @@ static void run_together(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
 
 void pool_run(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
 {
-	uint64_t begin;
-
 	if (n <= 1 || p->n_thread <= 1) {
 		run_alone(fn, ctx, n);
 		return;
 	}
-	begin = clock_ns(CLOCK_MONOTONIC);
+	job_begins(&p->gain);
 	if (p->gain.alone)
 		run_alone(fn, ctx, n);
 	else
 		run_together(p, fn, ctx, n);
-	account(&p->gain, begin);
+	job_ends(&p->gain);
+}
+
+void pool_run_apart(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
+{
+	if (n <= 1 || p->n_thread <= 1)
+		run_alone(fn, ctx, n);
+	else
+		run_together(p, fn, ctx, n);
+	pool_rest(p);
 }
 
 struct near {
@@ -303,7 +321,9 @@ void pool_run_near(struct pool *p, item_fn *fn, void *ctx, uint32_t n, uint32_t 
 
 void pool_rest(struct pool *p)
 {
-	p->gain.last = 0;
+	if (p->gain.since != 0)
+		account(&p->gain, clock_ns(CLOCK_MONOTONIC));
+	p->gain.since = 0;
 	atomic_store_explicit(&p->rest, true, memory_order_relaxed);
 }
 

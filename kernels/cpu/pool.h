@@ -26,6 +26,9 @@ void pool_run(struct pool *p, void (*fn)(void *ctx, uint32_t item, unsigned work
  * the cache. */
 void pool_run_near(struct pool *p, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n,
                    uint32_t most);
+/* Of no step: with every worker, and without a word on whether they bring anything, since the caller may wait for
+ * a file here, or for pages.  The pool rests behind it. */
+void pool_run_apart(struct pool *p, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n);
 /* Workers sleep at once until the next run: no work is coming soon. */
 void pool_rest(struct pool *p);
 

@@ -239,7 +239,7 @@ static int load_groups(struct backend *b, struct weight *w)
 	if (!base)
 		return -ENOMEM;
 	lay_out(w, base);
-	pool_run(b->pool, pack_group, w, w->n_group);
+	pool_run_apart(b->pool, pack_group, w, w->n_group);
 	return 0;
 }
 

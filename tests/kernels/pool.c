@@ -134,10 +134,39 @@ static void pool_works_alone(void **state)
 	pool_close(p);
 }
 
+/* What a caller waits for while weights are packed, and between steps, is no reason to go on
+ * alone; only that it has lacked a processor in these steps, too, is. */
+static void pool_counts_steps(void **state)
+{
+	const struct timespec rest = { .tv_nsec = 300000000 };
+	struct shared load = { .before = true }, s = { .free = true };
+	double wall = seconds(), own, alone = 0;
+	struct pool *p;
+
+	(void)state;
+	assert_int_equal(pool_open(&p, 3), 0);
+	while (seconds() < wall + 0.3)
+		pool_run_apart(p, share, &load, 8);
+	nanosleep(&rest, NULL);
+	wall = seconds();
+	own = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+	while (seconds() < wall + 0.3) {
+		pool_run(p, share, &s, 8);
+		alone += !atomic_exchange(&s.together, false);
+	}
+	wall = seconds() - wall;
+	own = seconds_of(CLOCK_THREAD_CPUTIME_ID) - own;
+	pool_close(p);
+	if (alone > 1 && own < 0.75 * wall)
+		skip();
+	assert_true(alone <= 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(pool_items),
+		cmocka_unit_test(pool_counts_steps),
 		cmocka_unit_test(pool_works_alone),
 	};
 
