@@ -48,20 +48,27 @@ def contenders(b, path, ours, tasks):
 
 
 def of_peers(answers, task):
-    return {name: [x['tasks'][task] for x in said] for name, said in answers.items() if name != 'ours'}
+    return {name: [x['tasks'][task] for x in said] for name, said in answers.items() if name not in ('ours', 'probe')}
 
 
 def ours_of(answers, what, i=0):
     return [x[what][i]['tokens_per_second'] for x in answers.get('ours', [])]
 
 
-def floor_of(answers, what, bandwidth, i=0):
+def probing(b):
+    """The probe as one who takes turns: what memory gives in each round."""
+    argv = [b.program('tests/bench/probe'), *(['64', '0.05'] if b.o.quick else ['512', '0.2'])]
+    return {'probe': lambda: max(b.json_of(argv)['read_bytes_per_second'].values())}
+
+
+def floor_of(answers, what, i=0):
+    """Tokens a second of as many bytes as were read, at the rate of each round."""
     rows = [x[what][i] for x in answers.get('ours', [])]
-    return rows[0]['sessions'] * bandwidth / rows[0]['bytes'] if rows else None
+    return [rate * row['sessions'] / row['bytes'] for rate, row in zip(answers.get('probe', []), rows)]
 
 
-def each_format(b, section, measure):
-    for kind in formats(b):
+def each_format(b, section, measure, kinds=FORMATS):
+    for kind in [k for k in formats(b) if k in kinds]:
         try:
             measure(kind, b.model(kind))
         except Missing as e:
@@ -69,41 +76,36 @@ def each_format(b, section, measure):
 
 
 def decode(b):
-    """From an empty window on."""
-    bandwidth, _ = probed(b)
+    """From an empty window on.  Memory's rate is probed in turns with what reads it."""
     n = 16 if b.o.quick else 128
     task = f'decode:0:{n}'
 
     def measure(kind, path):
-        a = b.pair(contenders(b, path, lambda: b.engine(path, 'empty', '--steps', n), [task]))
+        turns = contenders(b, path, lambda: b.engine(path, 'empty', '--steps', n), [task])
+        a = b.pair({**probing(b), **turns})
         b.add('decode', f'{named(kind)}, empty window', ours_of(a, 'decode_empty'), of_peers(a, task),
-              floor=floor_of(a, 'decode_empty', bandwidth), ratio=EMPTY.get(kind, 1.0), share=0.85)
+              floor=floor_of(a, 'decode_empty'), ratio=EMPTY.get(kind, 1.0), share=0.85)
     each_format(b, 'decode', measure)
 
 
 def full(b):
     """In a full window of 4+2000; both take the better peer, whichever type its cache has."""
-    bandwidth, _ = probed(b)
     depth, n = (64, 16) if b.o.quick else (2004, 64)
     task = f'decode:{depth}:{n}'
 
     def measure(kind, path):
-        peers = {}
-        turns = {'ours': lambda: b.engine(path, 'full', '--steps', n, kv='f16'), 'ours q8': lambda: b.engine(path, 'full', '--steps', n, kv='q8')}
+        turns = {**probing(b), 'ours': lambda: b.engine(path, 'full', '--steps', n, kv='f16'),
+                 'ours q8': lambda: b.engine(path, 'full', '--steps', n, kv='q8')}
         for name in b.peers:
             for kv in ('f16', 'q8_0'):
                 turns[f'{name} {kv}'] = lambda name=name, kv=kv: b.peer(name, path, [task], kv)
         a = b.pair(turns)
-        peers = {k: [x['tasks'][task] for x in v] for k, v in a.items() if not k.startswith('ours')}
+        peers = {k: [x['tasks'][task] for x in v] for k, v in a.items() if k != 'probe' and not k.startswith('ours')}
         for name, kv, ratio in (('ours', 'f16', 1.7), ('ours q8', '8-bit', 2.0)):
-            mine = {'ours': a.get(name, [])}
+            mine = {'ours': a.get(name, []), 'probe': a.get('probe', [])}
             b.add('full', f'{named(kind)}, window full, {kv} cache', ours_of(mine, 'decode_full'), peers,
-                  floor=floor_of(mine, 'decode_full', bandwidth), ratio=ratio)
-    for kind in [k for k in formats(b) if k in ('Q4_1', 'Q4_0', 'Q8_0')]:
-        try:
-            measure(kind, b.model(kind))
-        except Missing as e:
-            b.missing('full', kind, str(e))
+                  floor=floor_of(mine, 'decode_full'), ratio=ratio)
+    each_format(b, 'full', measure, ('Q4_1', 'Q4_0', 'Q8_0'))
 
 
 def prefill(b):
@@ -135,32 +137,31 @@ def prefill(b):
 
 def sessions(b):
     """Eight sessions at once against one, from empty windows on and in full ones."""
-    bandwidth, _ = probed(b)
     n = 8 if b.o.quick else 64
     path = b.model('Q4_1')
     one, eight = f'decode:0:{n}', f'decode:0:{n}:8'
     turns = contenders(b, path, lambda: b.engine(path, 'sessions-empty', '--sessions', '1,8', '--steps', n), [one])
     turns.update({f'{name} 8': lambda name=name: b.peer(name, path, [eight]) for name in b.peers})
     turns['ours, 8 bits'] = lambda: b.engine(path, 'sessions-empty', '--sessions', '1,8', '--steps', n, '--activation-bits', 8)
-    a = b.pair(turns)
+    a = b.pair({**probing(b), **turns})
     peers_8 = {name: [x['tasks'][eight] for x in a.get(f'{name} 8', [])] for name in b.peers}
     peers_1 = {name: [x['tasks'][one] for x in a.get(name, [])] for name in b.peers}
     b.add('sessions', 'one, empty window', ours_of(a, 'decode_sessions_empty', 0), peers_1,
-          floor=floor_of(a, 'decode_sessions_empty', bandwidth, 0))
+          floor=floor_of(a, 'decode_sessions_empty', 0))
     b.add('sessions', 'eight, empty windows', ours_of(a, 'decode_sessions_empty', 1), peers_8,
-          floor=floor_of(a, 'decode_sessions_empty', bandwidth, 1))
+          floor=floor_of(a, 'decode_sessions_empty', 1))
     times(b, 'eight over one, empty windows', ours_of(a, 'decode_sessions_empty', 0), ours_of(a, 'decode_sessions_empty', 1), 4.0,
           {name: [y / x for x, y in zip(peers_1[name], peers_8[name])] for name in b.peers})
-    fast = {'ours': a.get('ours, 8 bits', [])}
+    fast = {'ours': a.get('ours, 8 bits', []), 'probe': a.get('probe', [])}
     b.add('sessions', 'eight, empty windows, activations of 8 bits', ours_of(fast, 'decode_sessions_empty', 1), peers_8,
-          floor=floor_of(a, 'decode_sessions_empty', bandwidth, 1))
+          floor=floor_of(a, 'decode_sessions_empty', 1))
     times(b, 'eight over one, empty windows, activations of 8 bits', ours_of(fast, 'decode_sessions_empty', 0),
           ours_of(fast, 'decode_sessions_empty', 1), 4.0)
     for kv in ('f16', 'q8'):
-        a = b.pair({'ours': lambda: b.engine(path, 'sessions', '--sessions', '1,8', '--steps', n, kv=kv)})
+        a = b.pair({**probing(b), 'ours': lambda: b.engine(path, 'sessions', '--sessions', '1,8', '--steps', n, kv=kv)})
         for i, word in enumerate(('one', 'eight')):
             b.add('sessions', f'{word}, full windows, {kv} cache', ours_of(a, 'decode_sessions', i),
-                  floor=floor_of(a, 'decode_sessions', bandwidth, i))
+                  floor=floor_of(a, 'decode_sessions', i))
         times(b, f'eight over one, full windows, {kv} cache', ours_of(a, 'decode_sessions', 0), ours_of(a, 'decode_sessions', 1), None)
 
 

@@ -2,8 +2,9 @@
 
 A figure is {median, min, max, n}.  A row puts ours beside each peer's, with the ratio to
 the better peer, the floor (the best that bytes or operations allow on this machine, as the
-probe measured it in the same run) and the target; holds is true, false, or None where a
-figure that the target needs was not measured.
+probe measured it in the same run, or in each round) and the target; holds is true, false, or None where a
+figure that the target needs was not measured.  A ratio is the rounds' median of ratios: the
+machine is another one from minute to minute.
 """
 import json
 import os
@@ -29,6 +30,14 @@ def figure(values):
     if not values:
         return None
     return {'median': statistics.median(values), 'min': min(values), 'max': max(values), 'n': len(values)}
+
+
+def over(values, others):
+    """values over others: the median of rounds, where both have as many; else one median over the other."""
+    if isinstance(values, list) and isinstance(others, list) and len(values) == len(others):
+        return statistics.median(x / y for x, y in zip(values, others))
+    medians = [(figure(x) or {}).get('median') if isinstance(x, list) else x['median'] if isinstance(x, dict) else x for x in (values, others)]
+    return medians[0] / medians[1] if all(medians) else None
 
 
 def spent():
@@ -62,6 +71,7 @@ class Bench:
         self.o = options
         self.build = os.path.abspath(options.build)
         self.rows, self.notes, self.probe = [], [], None
+        self.lacks = False                       # something could not be measured
         self.others = 0.0                        # most that others took of the machine during a measurement
         self.rounds = 1 if options.quick else options.rounds
         self.peers = find_peers(options.peers)
@@ -145,15 +155,16 @@ class Bench:
     # ---- rows ----
 
     def add(self, section, row, ours, peers=None, unit='tokens/s', floor=None, ratio=None, share=None, most=None, least=None, never=False, better=max, note=''):
-        """ratio: at least so many times the better peer; share: at least of the floor's speed; most, least: ours is; never: in no round less.
+        """floor: a figure, or one of each round.  ratio: at least so many times the better peer; share: at least of the floor's speed; most, least: ours is; never: in no round less.
         better: of two figures; where it is min, less is better, and ratio is how many times the better peer's ours is."""
-        peers = {k: figure(v) for k, v in (peers or {}).items()}
-        peers = {k: v for k, v in peers.items() if v}
+        rounds, turns, floors = ours, peers or {}, floor
+        peers = {k: figure(v) for k, v in turns.items() if figure(v)}
         ours = ours if isinstance(ours, dict) or ours is None else figure(ours)
+        floor = (figure(floors) or {}).get('median') if isinstance(floors, list) else floors
         best = better(peers, key=lambda k: peers[k]['median']) if peers else None
         d = {'section': section, 'row': row, 'unit': unit, 'ours': ours, 'peers': peers, 'best_peer': best,
-             'ratio': ours['median'] / peers[best]['median'] if ours and best else None,
-             'floor': floor, 'of_floor': ours['median'] / floor if ours and floor else None, 'target': '', 'holds': None, 'note': note}
+             'ratio': over(rounds, turns[best]) if ours and best else None,
+             'floor': floor, 'of_floor': over(rounds, floors) if ours and floor else None, 'target': '', 'holds': None, 'note': note}
         wanted = [(ratio, f'{ratio}x the better peer', lambda: d['ratio'] and d['ratio'] >= ratio),
                   (share, f'{share:.0%} of the floor' if share else '', lambda: d['of_floor'] and d['of_floor'] >= share),
                   (most, f'at most {most}', lambda: ours and ours['median'] <= most),
@@ -168,6 +179,7 @@ class Bench:
         return d
 
     def missing(self, section, row, why):
+        self.lacks = True
         self.add(section, row, None, note=f'not run: {why}')
 
 
