@@ -12,8 +12,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "daemon/base/clock.h"
 
 struct mailbox {
 	pthread_mutex_t lock;
@@ -91,22 +92,14 @@ struct letter *mailbox_take(struct mailbox *m)
 	return l;
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 struct letter *mailbox_wait(struct mailbox *m, int timeout_ms)
 {
-	int64_t until = now_ms() + timeout_ms;
+	int64_t until = clock_steady_ms() + timeout_ms;
 	struct letter *l;
 
 	while ((l = mailbox_take(m)) == NULL) {
 		struct pollfd p = { .fd = m->fd, .events = POLLIN };
-		int64_t left = timeout_ms < 0 ? -1 : until - now_ms();
+		int64_t left = timeout_ms < 0 ? -1 : until - clock_steady_ms();
 
 		if (timeout_ms >= 0 && left <= 0)
 			break;

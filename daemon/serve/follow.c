@@ -19,8 +19,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/serve/answer.h"
 #include "daemon/serve/peer.h"
@@ -206,15 +206,13 @@ void follow_end(struct peer *p, uint32_t id, const struct request *r)
 static struct value *news(const struct watch *w, const char *kind)
 {
 	struct value *v = value_map();
-	struct timespec t;
 	char name[sizeof w->prefix + sizeof w->name];
 
-	clock_gettime(CLOCK_REALTIME, &t);
 	strcpy(name, w->prefix);
 	strcat(name, w->name);
 	value_put(v, "session", value_str(name));
 	value_put(v, "seq", value_uint(0));
-	value_put(v, "time", value_int((int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000));
+	value_put(v, "time", value_int(clock_ms()));
 	value_put(v, "kind", value_str(kind));
 	return v;
 }

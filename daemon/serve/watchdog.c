@@ -11,25 +11,17 @@
 
 #include <stdio.h>
 #include <systemd/sd-daemon.h>
-#include <time.h>
 
+#include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 
 #define EXTEND_SECONDS 60
 #define LOADING_MS 500
 
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 /* At most a few times a second: sending may wait for a manager that is busy. */
 void watchdog_loading(struct serve *s)
 {
-	uint64_t now = now_ms();
+	uint64_t now = (uint64_t)clock_steady_ms();
 
 	if (now - s->told < LOADING_MS)
 		return;
@@ -115,7 +107,7 @@ void watchdog_stopping(struct serve *s, const char *status)
 void watchdog_reload(struct serve *s, bool begin)
 {
 	if (begin)
-		sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu000", (unsigned long long)now_ms());
+		sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu000", (unsigned long long)clock_steady_ms());
 	else if (s->state == SERVE_READY)
 		sd_notifyf(0, "READY=1\nSTATUS=%s", s->text);
 }

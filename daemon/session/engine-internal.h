@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "daemon/base/clock.h"
 #include "daemon/model/model.h"
 #include "daemon/session/budget.h"
 #include "daemon/session/engine.h"
@@ -224,8 +225,6 @@ struct engine {
 };
 
 /* ---- engine.c ---- */
-int64_t clock_ms(void);                        /* wall clock */
-double clock_seconds(void);                    /* monotonic */
 int wait_until(int wait, double at);           /* ms (-1: for ever), or less: until clock_seconds is at */
 void answer(struct engine *e, struct request *r);      /* gives r back to serve */
 int answer_refused(struct engine *e, struct request *r, const char *name, const char *fmt, ...)

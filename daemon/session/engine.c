@@ -12,28 +12,11 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "daemon/base/log.h"
 #include "daemon/session/engine-internal.h"
 
 #define SLICES_SECONDS 0.05    /* of text between two steps, about */
-
-int64_t clock_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_REALTIME, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-double clock_seconds(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
 
 int wait_until(int wait, double at)
 {
@@ -326,8 +309,10 @@ static bool turn(struct engine *e)
 			did |= apply_turn(e->places[slot].owner);
 	}
 	e->apply_turn = (e->apply_turn + i) % e->p.n_slot;
-	if (e->lost.name[0] == '\0')
+	if (e->lost.name[0] == '\0') {
 		did |= engine_step(e);
+		did |= slots_settle(e->slots);
+	}
 	if (e->lost.name[0] == '\0')
 		did |= score_turn(e);
 	return did;

@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/session/store-inside.h"
 
@@ -170,14 +170,6 @@ int db_run(struct store *s, sqlite3_stmt *q, struct reason *why)
 
 /* ---- transactions ---- */
 
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 int db_begin(struct store *s, struct reason *why)
 {
 	sqlite3_stmt *q;
@@ -192,7 +184,7 @@ int db_begin(struct store *s, struct reason *why)
 	if (rc != 0)
 		return rc;
 	s->in_transaction = true;
-	s->deadline = now_ms() + STORE_COMMIT_MS;
+	s->deadline = clock_steady_ms() + STORE_COMMIT_MS;
 	return 0;
 }
 

@@ -11,13 +11,13 @@
  *
  * It must not know what sessions and logs mean: that is in store-*.c.
  */
+#include "daemon/base/clock.h"
 #include "daemon/session/store.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "daemon/base/log.h"
 #include "daemon/session/checkpoint.h"
@@ -64,14 +64,6 @@ static void answer(struct store_job *j)
 		mailbox_post(j->reply_to, &j->letter);
 	else
 		store_job_free(j);
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 /* ---- the group: one transaction and who waits for it ---- */
@@ -148,7 +140,7 @@ static void group_fail(struct store *s, const struct reason *why)
 		redo_free(s);
 	}
 	s->redo_waits = s->redo != NULL;
-	s->deadline = now_ms() + RETRY_MS;
+	s->deadline = clock_steady_ms() + RETRY_MS;
 	for (; j != NULL; j = next) {
 		next = (struct store_job *)j->letter.next;
 		job_undo(s, j);
@@ -326,7 +318,7 @@ static int wait_ms(const struct store *s)
 
 	if (!s->in_transaction && !s->redo_waits)
 		return -1;             /* idle: until there is mail */
-	left = s->deadline - now_ms();
+	left = s->deadline - clock_steady_ms();
 	return left > 0 ? (int)left : 0;
 }
 
@@ -342,9 +334,9 @@ static void *store_main(void *arg)
 			next = l->next;
 			job_run(s, (struct store_job *)l);
 		}
-		if (s->redo_waits && now_ms() >= s->deadline && redo_run(s, &why) != 0)
+		if (s->redo_waits && clock_steady_ms() >= s->deadline && redo_run(s, &why) != 0)
 			group_fail(s, &why);
-		if (s->waiting != NULL || s->stopping || (s->in_transaction && now_ms() >= s->deadline))
+		if (s->waiting != NULL || s->stopping || (s->in_transaction && clock_steady_ms() >= s->deadline))
 			group_commit(s);
 	}
 	if (s->redo_waits)
