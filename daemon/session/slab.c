@@ -265,7 +265,7 @@ static bool collapse(struct slab *s, struct small_pages *small)
 
 	if (small->at + LARGE_PAGE > small->end)
 		return false;
-	if (madvise(s->memory + small->at, LARGE_PAGE, MADV_COLLAPSE) < 0 && errno != EAGAIN && errno != EBUSY)
+	if (madvise(s->memory + small->at, LARGE_PAGE, MADV_COLLAPSE) < 0 && errno != EAGAIN)
 		small->end = 0;
 	if (clock_seconds() - began > COLLAPSE_SECONDS)
 		small->end = 0;
