@@ -309,12 +309,13 @@ static bool turn(struct engine *e)
 			did |= apply_turn(e->places[slot].owner);
 	}
 	e->apply_turn = (e->apply_turn + i) % e->p.n_slot;
-	if (e->lost.name[0] == '\0') {
+	if (e->lost.name[0] == '\0')
 		did |= engine_step(e);
-		did |= slots_settle(e->slots);
-	}
 	if (e->lost.name[0] == '\0')
 		did |= score_turn(e);
+	/* Only where nobody waits: each takes some milliseconds. */
+	if (!did && e->lost.name[0] == '\0')
+		did = slots_settle(e->slots);
 	return did;
 }
 

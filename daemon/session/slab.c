@@ -46,7 +46,7 @@
 #define MADV_COLLAPSE 25
 #endif
 #define LARGE_PAGE ((size_t)2 << 20)
-#define COLLAPSE_SECONDS 0.05    /* steps wait meanwhile: with memory in pieces the kernel makes room first */
+#define COLLAPSE_SECONDS 0.05    /* longer: memory is in pieces, and steps wait while the kernel makes room */
 
 /* Behind the slots. */
 struct header {
@@ -273,20 +273,6 @@ static bool collapse(struct slab *s, struct small_pages *small)
 	return small->end > 0;
 }
 
-/* Large pages for what n bytes from at on have of whole ones.  Where nothing lies there yet this is
- * quick: one small page of each is reserved, and collapses with the hole behind it. */
-static void take_large(struct slab *s, struct small_pages *small, size_t at, size_t n)
-{
-	double stop = clock_seconds() + COLLAPSE_SECONDS;
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-
-	*small = (struct small_pages){ (at + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE, at + n };
-	do {
-		if (small->at + LARGE_PAGE > small->end || fallocate(s->fd, 0, (off_t)small->at, (off_t)page) < 0)
-			return;
-	} while (collapse(s, small) && clock_seconds() < stop);
-}
-
 int slab_take(struct slab *s, size_t n, uint32_t *slot, struct reason *why)
 {
 	uint32_t i;
@@ -299,7 +285,6 @@ int slab_take(struct slab *s, size_t n, uint32_t *slot, struct reason *why)
 		return -1;
 	if (n > memory_available())
 		return refuse(why, "memory", "%zu bytes for a session: the system has not got them", n);
-	take_large(s, &s->small[i], i * s->slot_bytes, n);
 	while (n > 0 && fallocate(s->fd, 0, (off_t)(i * s->slot_bytes), (off_t)n) < 0) {
 		if (errno == EINTR)
 			continue;
@@ -311,15 +296,23 @@ int slab_take(struct slab *s, size_t n, uint32_t *slot, struct reason *why)
 		          (off_t)(i * s->slot_bytes), (off_t)s->slot_bytes);
 		return refuse(why, "memory", "%zu bytes for a session: %s", n, strerror(rc));
 	}
+	s->small[i].at = (i * s->slot_bytes + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+	s->small[i].end = i * s->slot_bytes + n;
 	s->taken[i] = true;
 	*slot = i;
 	return 0;
 }
 
+/* Of a window that holds little, steps read little, and pages that nobody touched are not resident. */
+static bool half_used(const struct slab_stamp *stamp)
+{
+	return stamp->session != 0 && 2 * stamp->n_computed >= (uint64_t)stamp->window.n_sink + stamp->window.n_recent;
+}
+
 bool slab_settle(struct slab *s)
 {
 	for (uint32_t i = 0; i < s->n_slot; i++)
-		if (s->taken[i] && collapse(s, &s->small[i]))
+		if (s->taken[i] && half_used(&s->header->stamps[i]) && collapse(s, &s->small[i]))
 			return true;
 	return false;
 }
