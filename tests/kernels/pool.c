@@ -134,11 +134,10 @@ static void pool_works_alone(void **state)
 	pool_close(p);
 }
 
-/* What a caller waits for while weights are packed, and between steps, is no reason to go on
- * alone; only that it has lacked a processor in these steps, too, is. */
+/* What a caller waits for while weights are packed is no reason to go on alone; only that
+ * it has lacked a processor in these steps, too, is. */
 static void pool_counts_steps(void **state)
 {
-	const struct timespec rest = { .tv_nsec = 300000000 };
 	struct shared load = { .before = true }, s = { .free = true };
 	double begin = seconds(), wall, own;
 	int alone = 0;         /* jobs in a row; a worker may be late for one */
@@ -146,9 +145,8 @@ static void pool_counts_steps(void **state)
 
 	(void)state;
 	assert_int_equal(pool_open(&p, 3), 0);
-	while (seconds() < begin + 0.3)
+	while (seconds() < begin + 0.25)
 		pool_run_apart(p, share, &load, 8);
-	nanosleep(&rest, NULL);
 	/* The first trial, and some of what it leads to. */
 	begin = seconds();
 	own = seconds_of(CLOCK_THREAD_CPUTIME_ID);
