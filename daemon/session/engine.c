@@ -313,9 +313,6 @@ static bool turn(struct engine *e)
 		did |= engine_step(e);
 	if (e->lost.name[0] == '\0')
 		did |= score_turn(e);
-	/* Only where nobody waits: each takes some milliseconds. */
-	if (!did && e->lost.name[0] == '\0')
-		did = slots_settle(e->slots);
 	return did;
 }
 

@@ -10,10 +10,6 @@
  * back, and what is read there afterwards is zero.  Slots need not be whole pages:
  * the kernel zeroes the edges of a hole.
  *
- * Steps read whole caches, and pages of 4 KB cost them up to an eighth of their time
- * (measured).  A memfd gets large pages only where somebody collapses what lies there
- * into one, for which the mapping is aligned as the file is.
- *
  * The second: a stamp is taken back before it changes and set last, so that a
  * process which dies at any instruction leaves a stamp that is true, or none.
  *
@@ -36,17 +32,10 @@
 #include <unistd.h>
 
 #include "config.h"
-#include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 
 #define MAGIC "sinkslab"
 #define SLAB_VERSION 1u
-
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
-#define LARGE_PAGE ((size_t)2 << 20)
-#define COLLAPSE_SECONDS 0.05    /* longer: memory is in pieces, and steps wait while the kernel makes room */
 
 /* Behind the slots. */
 struct header {
@@ -59,9 +48,6 @@ struct header {
 	struct slab_stamp stamps[];        /* [n_slot] */
 };
 
-/* Of a slot, what is not in large pages yet: bytes of the memfd. */
-struct small_pages { size_t at, end; };
-
 struct slab {
 	int fd;
 	char *memory;
@@ -69,7 +55,6 @@ struct slab {
 	uint32_t n_slot;
 	bool kept;
 	bool *taken;
-	struct small_pages *small;         /* [n_slot] */
 	struct header *header;
 };
 
@@ -94,29 +79,9 @@ static size_t header_at(const struct slab *s)
 	return (slots + page - 1) / page * page;
 }
 
-/* Address space of n bytes that begins with a large page, or MAP_FAILED. */
-static char *aligned_space(size_t n)
-{
-	char *space = mmap(NULL, n + LARGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	size_t before;
-
-	if (space == MAP_FAILED)
-		return space;
-	before = (LARGE_PAGE - (uintptr_t)space % LARGE_PAGE) % LARGE_PAGE;
-	if (before > 0)
-		munmap(space, before);
-	munmap(space + before + n, LARGE_PAGE - before);
-	return space + before;
-}
-
 static int map(struct slab *s, struct reason *why)
 {
-	char *space = aligned_space(s->total);
-
-	if (space != MAP_FAILED)
-		s->memory = mmap(space, s->total, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, s->fd, 0);
-	if (s->memory == MAP_FAILED && space != MAP_FAILED)
-		munmap(space, s->total);
+	s->memory = mmap(NULL, s->total, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->fd, 0);
 	if (s->memory == MAP_FAILED)
 		return refuse(why, "memory", "%zu bytes of session memory: %s", s->total, strerror(errno));
 	madvise(s->memory, s->total, MADV_DONTDUMP);   /* users' text, as numbers */
@@ -201,8 +166,7 @@ int slab_open(struct slab **out, const struct slab_id *id, size_t slot_bytes, ui
 	s->n_slot = n_slot;
 	s->total = total_bytes(slot_bytes, n_slot);
 	s->taken = calloc(n_slot, sizeof *s->taken);
-	s->small = calloc(n_slot, sizeof *s->small);
-	if (s->taken == NULL || s->small == NULL) {
+	if (s->taken == NULL) {
 		rc = ERROR(-ENOMEM);
 		goto out;
 	}
@@ -231,7 +195,6 @@ void slab_close(struct slab *s)
 		return;
 	unmap(s);
 	free(s->taken);
-	free(s->small);
 	free(s);
 }
 
@@ -258,21 +221,6 @@ uint64_t memory_available(void)
 	return available > reserve ? available - reserve : 0;
 }
 
-/* Makes the next large page of a slot; false: there is none, or will be none. */
-static bool collapse(struct slab *s, struct small_pages *small)
-{
-	double began = clock_seconds();
-
-	if (small->at + LARGE_PAGE > small->end)
-		return false;
-	if (madvise(s->memory + small->at, LARGE_PAGE, MADV_COLLAPSE) < 0 && errno != EAGAIN)
-		small->end = 0;
-	if (clock_seconds() - began > COLLAPSE_SECONDS)
-		small->end = 0;
-	small->at += LARGE_PAGE;
-	return small->end > 0;
-}
-
 int slab_take(struct slab *s, size_t n, uint32_t *slot, struct reason *why)
 {
 	uint32_t i;
@@ -296,25 +244,9 @@ int slab_take(struct slab *s, size_t n, uint32_t *slot, struct reason *why)
 		          (off_t)(i * s->slot_bytes), (off_t)s->slot_bytes);
 		return refuse(why, "memory", "%zu bytes for a session: %s", n, strerror(rc));
 	}
-	s->small[i].at = (i * s->slot_bytes + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
-	s->small[i].end = i * s->slot_bytes + n;
 	s->taken[i] = true;
 	*slot = i;
 	return 0;
-}
-
-/* Of a window that holds little, steps read little, and pages that nobody touched are not resident. */
-static bool half_used(const struct slab_stamp *stamp)
-{
-	return stamp->session != 0 && 2 * stamp->n_computed >= (uint64_t)stamp->window.n_sink + stamp->window.n_recent;
-}
-
-bool slab_settle(struct slab *s)
-{
-	for (uint32_t i = 0; i < s->n_slot; i++)
-		if (s->taken[i] && half_used(&s->header->stamps[i]) && collapse(s, &s->small[i]))
-			return true;
-	return false;
 }
 
 void slab_drop(struct slab *s, uint32_t slot)
@@ -332,7 +264,6 @@ void slab_drop(struct slab *s, uint32_t slot)
 		break;
 	}
 	s->taken[slot] = false;
-	s->small[slot] = (struct small_pages){ 0, 0 };
 }
 
 int slab_fd(const struct slab *s)

@@ -48,9 +48,6 @@ void *slab_memory(struct slab *s);             /* n_slot * slot_bytes, page alig
 /* Reserves n bytes of a free slot; -1: none free (positive REFUSED memory: the
  * system has none). */
 int slab_take(struct slab *s, size_t n, uint32_t *slot, struct reason *why);
-/* Makes one more large page of what slots have whose windows are half full, where the system
- * makes any: some milliseconds, and what lies there stays.  False: there is none to make. */
-bool slab_settle(struct slab *s);
 void slab_drop(struct slab *s, uint32_t slot); /* zeroed and returned to the system */
 int slab_fd(const struct slab *s);
 /* Bytes of the machine that can be had without harm to others. */

@@ -19,7 +19,6 @@ struct slots_kind {
 	int (*open)(struct slots *s, const struct slots_params *p, struct reason *why);
 	void *(*memory)(struct slots *s);
 	int (*take)(struct slots *s, size_t n, uint32_t *slot, struct reason *why);
-	bool (*settle)(struct slots *s);
 	void (*drop)(struct slots *s, uint32_t slot);
 	void (*stamp)(struct slots *s, uint32_t slot, const struct slab_stamp *stamp);
 	void (*harmless)(struct slots *s);
@@ -59,11 +58,6 @@ static int host_take(struct slots *s, size_t n, uint32_t *slot, struct reason *w
 	return slab_take(s->slab, n, slot, why);
 }
 
-static bool host_settle(struct slots *s)
-{
-	return slab_settle(s->slab);
-}
-
 static void host_drop(struct slots *s, uint32_t slot)
 {
 	slab_drop(s->slab, slot);
@@ -95,8 +89,8 @@ static int host_fd(const struct slots *s)
 }
 
 static const struct slots_kind host = {
-	.open = host_open, .memory = host_memory, .take = host_take, .settle = host_settle,
-	.drop = host_drop, .stamp = host_stamp, .harmless = host_harmless, .kept = host_kept, .left = host_left, .fd = host_fd,
+	.open = host_open, .memory = host_memory, .take = host_take, .drop = host_drop, .stamp = host_stamp,
+	.harmless = host_harmless, .kept = host_kept, .left = host_left, .fd = host_fd,
 };
 
 /* ---- on a device ---- */
@@ -127,12 +121,6 @@ static int device_take(struct slots *s, size_t n, uint32_t *slot, struct reason 
 	s->taken[i] = true;
 	*slot = i;
 	return 0;
-}
-
-static bool device_settle(struct slots *s)
-{
-	(void)s;
-	return false;
 }
 
 /* A device that fails at this is found out, and closed, by the next step. */
@@ -177,8 +165,8 @@ static int device_fd(const struct slots *s)
 }
 
 static const struct slots_kind device = {
-	.open = device_open_slots, .memory = device_memory, .take = device_take, .settle = device_settle,
-	.drop = device_drop, .stamp = device_stamp, .harmless = device_harmless, .kept = device_kept, .left = device_left,
+	.open = device_open_slots, .memory = device_memory, .take = device_take, .drop = device_drop,
+	.stamp = device_stamp, .harmless = device_harmless, .kept = device_kept, .left = device_left,
 	.fd = device_fd,
 };
 
@@ -231,11 +219,6 @@ struct kv *slots_kv(const struct slots *s)
 int slots_take(struct slots *s, size_t n, uint32_t *slot, struct reason *why)
 {
 	return s->kind->take(s, n, slot, why);
-}
-
-bool slots_settle(struct slots *s)
-{
-	return s->kind->settle(s);
 }
 
 void slots_drop(struct slots *s, uint32_t slot)

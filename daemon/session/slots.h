@@ -31,7 +31,6 @@ struct kv *slots_kv(const struct slots *s);
 
 /* A free slot for n bytes; -1: none free; REFUSED memory: the system has none. */
 int slots_take(struct slots *s, size_t n, uint32_t *slot, struct reason *why);
-bool slots_settle(struct slots *s);             /* slab_settle */
 void slots_drop(struct slots *s, uint32_t slot);       /* zeroed, and free again */
 
 /* What is whole in a slot, for a process after us: where there can be none, nothing. */

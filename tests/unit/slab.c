@@ -1,14 +1,10 @@
 /* The slab: slots are reserved, zeroed and given back; no memory is refused by name. */
 #include <fcntl.h>
-#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -73,95 +69,11 @@ static void check_slots(size_t slot_bytes)
 	slab_close(s);
 }
 
-/* Bytes of a mapping that lie in large pages. */
-static size_t large_bytes(const void *p)
-{
-	FILE *f = fopen("/proc/self/smaps", "re");
-	uintptr_t from, to;
-	bool here = false;
-	size_t kib = 0;
-	char line[256];
-
-	assert_non_null(f);
-	while (fgets(line, sizeof line, f))
-		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &from, &to) == 2)
-			here = from == (uintptr_t)p;
-		else if (here && sscanf(line, "ShmemPmdMapped: %zu", &kib) == 1)
-			break;
-	fclose(f);
-	return kib * 1024;
-}
-
-/* Whether this system makes large pages of a memfd. */
-static bool system_collapses(void)
-{
-	const size_t large = 2 << 20;
-	int fd = memfd_create("test", MFD_CLOEXEC);
-	char *space, *p;
-	bool does;
-
-	assert_true(fd >= 0);
-	assert_int_equal(ftruncate(fd, (off_t)large), 0);
-	space = mmap(NULL, 2 * large, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	assert_true(space != MAP_FAILED);
-	p = mmap(space + (large - (uintptr_t)space % large) % large, large, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-	assert_true(p != MAP_FAILED);
-	p[0] = 1;
-	does = madvise(p, large, 25 /* MADV_COLLAPSE */) == 0;
-	munmap(space, 2 * large);
-	close(fd);
-	return does;
-}
-
 static void test_slots(void **state)
 {
 	(void)state;
 	check_slots(1 << 20);
 	check_slots(100000);
-	check_slots(((size_t)5 << 20) + 12288);
-}
-
-static void settle(struct slab *s, uint32_t slot, uint64_t n_computed)
-{
-	const struct slab_stamp stamp = { .session = 7, .window = { 4, 96 }, .n_computed = n_computed };
-
-	slab_stamp(s, slot, &stamp);
-	while (slab_settle(s))
-		;
-}
-
-static void test_large(void **state)
-{
-	const size_t slot_bytes = (size_t)9 << 20, large = 2 << 20;
-	struct reason why;
-	struct slab *s;
-	uint32_t slot;
-	size_t first;
-	char *p;
-
-	(void)state;
-	if (!system_collapses())
-		skip();
-	assert_int_equal(slab_open(&s, &own, slot_bytes, 2, -1, &why), 0);
-	assert_int_equal(slab_take(s, slot_bytes, &slot, &why), 0);
-	p = slab_memory(s);
-	memset(p, 'x', slot_bytes);
-	assert_false(slab_settle(s));
-	settle(s, 0, 49);
-	assert_int_equal(large_bytes(p), 0);
-	settle(s, 0, 50);
-	first = large_bytes(p);
-	assert_in_range(first, large, 4 * large);      /* all four, where the system is not slow */
-	assert_int_equal(slab_take(s, 3 << 20, &slot, &why), 0);       /* from 9 MiB on: one whole one */
-	settle(s, 1, 1000);
-	assert_in_range(large_bytes(p), first, first + large);
-	for (size_t i = 0; i < slot_bytes; i++)
-		assert_int_equal(p[i], 'x');
-	check_zero(p + slot_bytes, 3 << 20);
-	assert_true(used(s) <= (12 << 20) + HEADER);   /* no more than was asked for */
-	slab_drop(s, 0);
-	assert_in_range(large_bytes(p), 0, large);
-	slab_close(s);
 }
 
 static int first_victim(void)
@@ -299,8 +211,8 @@ static void test_kept_crash_loop(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_slots), cmocka_unit_test(test_large), cmocka_unit_test(test_refused), cmocka_unit_test(test_kept),
+	const struct CMUnitTest tests[] = { 
+		cmocka_unit_test(test_slots), cmocka_unit_test(test_refused), cmocka_unit_test(test_kept),
 		cmocka_unit_test(test_kept_foreign), cmocka_unit_test(test_kept_crash_loop),
 	};
 
