@@ -11,7 +11,6 @@
  *
  * It must not know what sessions and logs mean: that is in store-*.c.
  */
-#include "daemon/base/clock.h"
 #include "daemon/session/store.h"
 
 #include <assert.h>
@@ -19,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/session/checkpoint.h"
 #include "daemon/session/store-inside.h"

@@ -290,6 +290,7 @@ void pool_run(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
 
 void pool_run_apart(struct pool *p, item_fn *fn, void *ctx, uint32_t n)
 {
+	pool_rest(p);                  /* jobs before it are accounted for, it is not */
 	if (n <= 1 || p->n_thread <= 1)
 		run_alone(fn, ctx, n);
 	else

@@ -32,12 +32,17 @@ def figure(values):
     return {'median': statistics.median(values), 'min': min(values), 'max': max(values), 'n': len(values)}
 
 
+def median(x):
+    """Of rounds, a figure, or one number; None: there is none."""
+    x = figure(x) if isinstance(x, list) else x
+    return x['median'] if isinstance(x, dict) else x
+
+
 def over(values, others):
-    """values over others: the median of rounds, where both have as many; else one median over the other."""
+    """The median of rounds' ratios, where both have as many; else of one median to the other."""
     if isinstance(values, list) and isinstance(others, list) and len(values) == len(others):
         return statistics.median(x / y for x, y in zip(values, others))
-    medians = [(figure(x) or {}).get('median') if isinstance(x, list) else x['median'] if isinstance(x, dict) else x for x in (values, others)]
-    return medians[0] / medians[1] if all(medians) else None
+    return median(values) / median(others)
 
 
 def spent():
@@ -160,7 +165,7 @@ class Bench:
         rounds, turns, floors = ours, peers or {}, floor
         peers = {k: figure(v) for k, v in turns.items() if figure(v)}
         ours = ours if isinstance(ours, dict) or ours is None else figure(ours)
-        floor = (figure(floors) or {}).get('median') if isinstance(floors, list) else floors
+        floor = median(floors)
         best = better(peers, key=lambda k: peers[k]['median']) if peers else None
         d = {'section': section, 'row': row, 'unit': unit, 'ours': ours, 'peers': peers, 'best_peer': best,
              'ratio': over(rounds, turns[best]) if ours and best else None,
