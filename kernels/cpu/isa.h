@@ -19,8 +19,10 @@
 /* Inner loops are written over small arrays that must end up in registers. */
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
+#define UNROLL2 _Pragma("unroll 2")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL2 _Pragma("GCC unroll 2")
 #endif
 #define INLINE static inline __attribute__((always_inline))
 

@@ -3,8 +3,9 @@
  * there for what each operation means.
  *
  * The hard idea is in the integer products: maddubs adds two products in 16 bits
- * and saturates.  Nibbles are safe even eight deep (8 * 2 * 15 * 127 = 30480);
- * bytes are taken as |w| * (x with w's sign), at most 2 * 128 * 127 = 32512.
+ * and saturates.  Nibbles are safe even eight deep (8 * 2 * 15 * 127 = 30480), six bits
+ * two deep (2 * 2 * 63 * 127 = 32004); bytes are taken as |w| * (x with w's sign), at most
+ * 2 * 128 * 127 = 32512.
  */
 #ifndef KERNELS_CPU_LANES_H
 #define KERNELS_CPU_LANES_H
@@ -188,11 +189,13 @@ INLINE v16 v_float(v16i x) { BOTH(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.
 
 #undef BOTH
 
-#define TILE_ROWS 4              /* more sums than this do not stay in registers, and take minutes to compile */
-#define ABREAST 1
+#define TILE_ROWS 8              /* their sums lie in the first cache, and a block is made ready for all of them */
+#define ABREAST 2
+#define ABREAST_HALVES 2
+#define WORD_ROWS 4
 
-typedef struct { __m256i w[8][2]; int off, nibble; } vw;
-typedef struct { v16i of[2 * ABREAST]; } vsums;
+typedef struct { __m256i w[8][2], size[8][2]; int n_bit, off; } vw;        /* size: |w| of eight bits, which are made signed */
+typedef struct { v16i of[ABREAST]; } vsums;
 
 /* up < 0: down */
 INLINE __m256i shift_(__m256i x, const int up)
@@ -200,80 +203,185 @@ INLINE __m256i shift_(__m256i x, const int up)
 	return up > 0 ? _mm256_slli_epi16(x, up) : up < 0 ? _mm256_srli_epi16(x, -up) : x;
 }
 
-/* With more than four bits, made signed. */
-INLINE vw vw_load_nibbles(const uint8_t *p, const int n_bit, int off)
+INLINE __m256i line_(const uint8_t *p, int j, int h)
+{
+	return _mm256_loadu_si256((const void *)(p + 64 * j + 32 * h));
+}
+
+INLINE vw vw_load(const uint8_t *p, const int n_bit, int off)
 {
 	const int above = n_bit - 4, n = above ? 8 / above : 8;
 	const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8((char)(((1 << above) - 1) << 4));
-	vw w;
-
-	w.off = above ? 0 : off;
-	w.nibble = !above;
-	UNROLL for (int j = 0; j < 4; j++)
-		UNROLL for (int h = 0; h < 2; h++) {
-			__m256i x = _mm256_loadu_si256((const void *)(p + 64 * j + 32 * h));
-
-			w.w[j][h] = _mm256_and_si256(x, low);
-			w.w[j + 4][h] = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
-		}
-	if (above)
-		UNROLL for (int j = 0; j < 8; j++)
-			UNROLL for (int h = 0; h < 2; h++) {
-				__m256i x = shift_(_mm256_loadu_si256((const void *)(p + 256 + 64 * (j / n) + 32 * h)), 4 - j % n * above);
-
-				x = _mm256_or_si256(_mm256_and_si256(x, high), w.w[j][h]);
-				w.w[j][h] = _mm256_sub_epi8(x, _mm256_set1_epi8((char)off));
-			}
-	return w;
-}
-
-/* off is 128 or 0, and then w <= 127: made signed either way. */
-INLINE vw vw_load8(const uint8_t *p, int off)
-{
 	const __m256i flip = _mm256_set1_epi8((char)off);
 	vw w;
 
-	w.off = 0;
-	w.nibble = 0;
-	UNROLL for (int j = 0; j < 4; j++)
+	w.n_bit = n_bit;
+	w.off = off;
+	UNROLL for (int j = 0; j < 8; j++)
 		UNROLL for (int h = 0; h < 2; h++) {
-			w.w[j][h] = _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + 64 * j + 32 * h)), flip);
-			w.w[j + 4][h] = _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + 256 + 64 * j + 32 * h)), flip);
+			if (n_bit == 8) {
+				w.w[j][h] = _mm256_xor_si256(line_(p, j, h), flip);
+				w.size[j][h] = _mm256_abs_epi8(w.w[j][h]);
+				continue;
+			}
+			w.w[j][h] = _mm256_and_si256(j < 4 ? line_(p, j, h) : _mm256_srli_epi16(line_(p, j - 4, h), 4), low);
+			if (above)
+				w.w[j][h] = _mm256_or_si256(w.w[j][h], _mm256_and_si256(shift_(line_(p + 256, j / n, h), 4 - j % n * above), high));
 		}
 	return w;
 }
 
-INLINE __m256i dot8_(const vw *w, int h, const int8_t *x, int from, int to)
+/* Quad j; x: the row's. */
+INLINE __m256i signed_(const vw *w, int j, int h, __m256i x, __m256i sum)
 {
-	const __m256i ones = _mm256_set1_epi16(1);
-	__m256i r = _mm256_setzero_si256(), xs, p;
-	int32_t quad;
+	const __m256i p = _mm256_maddubs_epi16(w->size[j][h], _mm256_sign_epi8(x, w->w[j][h]));
 
-	UNROLL for (int j = from; j < to; j++) {
-		memcpy(&quad, x + 4 * j, 4);
-		xs = _mm256_set1_epi32(quad);
-		if (w->nibble) {
-			r = _mm256_add_epi16(r, _mm256_maddubs_epi16(w->w[j][h], xs));
-		} else {
-			p = _mm256_maddubs_epi16(_mm256_abs_epi8(w->w[j][h]), _mm256_sign_epi8(xs, w->w[j][h]));
-			r = _mm256_add_epi32(r, _mm256_madd_epi16(p, ones));
-		}
-	}
-	return w->nibble ? _mm256_madd_epi16(r, ones) : r;
+	return _mm256_add_epi32(sum, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
 
-/* Where there is an offset left, it is 8. */
+/* Quads j and j + 1; x, y: the row's. */
+INLINE __m256i unsigned_(const vw *w, int j, int h, __m256i x, __m256i y, __m256i sum)
+{
+	const __m256i p = _mm256_add_epi16(_mm256_maddubs_epi16(w->w[j][h], x), _mm256_maddubs_epi16(w->w[j + 1][h], y));
+
+	return w->n_bit == 4 ? _mm256_add_epi16(sum, p) : _mm256_add_epi32(sum, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+}
+
+INLINE __m256i quad_(const int8_t *x)
+{
+	int32_t quad;
+
+	memcpy(&quad, x, 4);
+	return _mm256_set1_epi32(quad);
+}
+
+/* Quad j of signed weights, or j and j + 1 of unsigned ones; x: the row's. */
+INLINE v16i quads_(const vw *w, const int8_t *x, int j, v16i r)
+{
+	const __m256i y = quad_(x + 4 * j), z = w->n_bit == 8 ? y : quad_(x + 4 * j + 4);
+
+	if (w->n_bit == 8)
+		return (v16i){ signed_(w, j, 0, y, r.a), signed_(w, j, 1, y, r.b) };
+	return (v16i){ unsigned_(w, j, 0, y, z, r.a), unsigned_(w, j, 1, y, z, r.b) };
+}
+
+/* Rows that have a block of unsigned weights in turns go in a loop, or compilers load much too early and have
+ * nowhere to keep it. */
 INLINE vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
+{
+	const __m256i ones = _mm256_set1_epi16(1);
+	vsums r;
+
+	UNROLL for (int i = 0; i < n; i++)
+		r.of[i].a = r.of[i].b = _mm256_setzero_si256();
+	if (w->n_bit == 8)
+		UNROLL for (int i = 0; i < n; i++)
+			UNROLL for (int j = from; j < to; j++)
+				r.of[i] = quads_(w, x[i], j, r.of[i]);
+	else if (n == 1)
+		UNROLL for (int j = from; j < to; j += 2)
+			r.of[0] = quads_(w, x[0], j, r.of[0]);
+	else
+		for (int j = from; j < to; j += 2)
+			UNROLL for (int i = 0; i < n; i++)
+				r.of[i] = quads_(w, x[i], j, r.of[i]);
+	UNROLL for (int i = 0; i < n; i++) {
+		const __m256i begin = _mm256_set1_epi32(w->n_bit == 8 ? 0 : w->off / 8 * start[i]);
+
+		r.of[i].a = _mm256_add_epi32(w->n_bit == 4 ? _mm256_madd_epi16(r.of[i].a, ones) : r.of[i].a, begin);
+		r.of[i].b = _mm256_add_epi32(w->n_bit == 4 ? _mm256_madd_epi16(r.of[i].b, ones) : r.of[i].b, begin);
+	}
+	return r;
+}
+
+/* ---- the same with activations of fifteen bits ----
+ * Words meet words: half as many products at once as of bytes, but once, and none saturates.  Four bytes
+ * of a row become two words of two lanes, the even and the odd ones, so x lies 0, 2, 1, 3. */
+
+INLINE v16i v_store_fifteen(int8_t *q, unsigned at, v16 x)
+{
+	v16i r = v_int(x);
+	__m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(r.a, r.b), 0xd8);
+
+	words = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
+	_mm256_storeu_si256((void *)(q + 2 * at), words);
+	return r;
+}
+
+typedef struct { __m256i w[16][2]; int off; } vw15;        /* [even and odd of a quad][lanes 0..7, 8..15] */
+
+INLINE void words_(__m256i (*w)[2], int h, __m256i bytes)
+{
+	w[0][h] = _mm256_and_si256(bytes, _mm256_set1_epi16(255));
+	w[1][h] = _mm256_srli_epi16(bytes, 8);
+}
+
+/* Quads j and j + 4 of nibbles. */
+INLINE void nibble_words_(vw15 *w, int j, int h, __m256i x)
+{
+	const __m256i low = _mm256_set1_epi16(15);
+
+	w->w[2 * j][h] = _mm256_and_si256(x, low);
+	w->w[2 * j + 8][h] = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
+	w->w[2 * j + 1][h] = _mm256_and_si256(_mm256_srli_epi16(x, 8), low);
+	w->w[2 * j + 9][h] = _mm256_srli_epi16(x, 12);
+}
+
+/* The bits above those of quad j: from bit `at` of each byte. */
+INLINE void above_words_(vw15 *w, int j, int h, __m256i y, const int at, const int n_bit)
+{
+	const __m256i high = _mm256_set1_epi16((short)(((1 << (n_bit - 4)) - 1) << 4));
+
+	w->w[2 * j][h] = _mm256_or_si256(w->w[2 * j][h], _mm256_and_si256(shift_(y, 4 - at), high));
+	w->w[2 * j + 1][h] = _mm256_or_si256(w->w[2 * j + 1][h], _mm256_and_si256(_mm256_srli_epi16(y, 4 + at), high));
+}
+
+INLINE void vw15_load(vw15 *w, const uint8_t *p, const int n_bit, int off)
+{
+	const int above = n_bit - 4, n = above ? 8 / above : 8;
+
+	w->off = off;
+	UNROLL for (int j = 0; j < 8; j++)
+		UNROLL for (int h = 0; h < 2; h++) {
+			const __m256i x = _mm256_loadu_si256((const void *)(p + 64 * j + 32 * h));
+
+			if (n_bit == 8)
+				words_(w->w + 2 * j, h, x);
+			else if (j < 4)
+				nibble_words_(w, j, h, x);
+		}
+	if (n_bit < 8 && above)
+		UNROLL for (int j = 0; j < 8; j++)
+			UNROLL for (int h = 0; h < 2; h++)
+				above_words_(w, j, h, _mm256_loadu_si256((const void *)(p + 256 + 64 * (j / n) + 32 * h)), j % n * above, n_bit);
+}
+
+INLINE vsums vw15_pairs_(const vw15 *w, const int n, const int8_t *const *x, int j, vsums r)
+{
+	UNROLL for (int i = 0; i < n; i++) {
+		int32_t pair;
+		__m256i y;
+
+		memcpy(&pair, x[i] + 4 * j, 4);
+		y = _mm256_set1_epi32(pair);
+		r.of[i].a = _mm256_add_epi32(r.of[i].a, _mm256_madd_epi16(w->w[j][0], y));
+		r.of[i].b = _mm256_add_epi32(r.of[i].b, _mm256_madd_epi16(w->w[j][1], y));
+	}
+	return r;
+}
+
+INLINE vsums vw15_dots(const vw15 *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
 {
 	vsums r;
 
-	UNROLL for (int i = 0; i < n; i++) {
-		r.of[i] = (v16i){ dot8_(w, 0, x[i], from, to), dot8_(w, 1, x[i], from, to) };
-		if (w->off) {
-			r.of[i].a = _mm256_add_epi32(r.of[i].a, _mm256_set1_epi32(start[i]));
-			r.of[i].b = _mm256_add_epi32(r.of[i].b, _mm256_set1_epi32(start[i]));
-		}
-	}
+	UNROLL for (int i = 0; i < n; i++)
+		r.of[i].a = r.of[i].b = _mm256_set1_epi32(w->off / 8 * start[i]);
+	if (n == 1)
+		UNROLL for (int j = 2 * from; j < 2 * to; j++)
+			r = vw15_pairs_(w, n, x, j, r);
+	else
+		UNROLL2 for (int j = 2 * from; j < 2 * to; j++)
+			r = vw15_pairs_(w, n, x, j, r);
 	return r;
 }
 
@@ -313,6 +421,41 @@ INLINE v16i vq_start(int32_t start)
 	(void)start;
 	return (v16i){ _mm256_setzero_si256(), _mm256_setzero_si256() };
 }
+
+typedef struct { __m256i w[2][2]; } vq15;         /* as a quad of vw15 */
+typedef struct { __m256i even, odd; } vx15;
+typedef v16i vsum15;
+
+INLINE vq15 vq15_load(const uint8_t *p)
+{
+	vq15 w;
+
+	words_(w.w, 0, _mm256_loadu_si256((const void *)p));
+	words_(w.w, 1, _mm256_loadu_si256((const void *)(p + 32)));
+	return w;
+}
+INLINE vx15 vx15_load(const int8_t *x, size_t j)
+{
+	int32_t pairs[2];
+
+	memcpy(pairs, x + 8 * j, 8);
+	return (vx15){ _mm256_set1_epi32(pairs[0]), _mm256_set1_epi32(pairs[1]) };
+}
+INLINE vsum15 vq15_start(int32_t start)
+{
+	const __m256i s = _mm256_set1_epi32(16 * start);
+
+	return (v16i){ s, s };
+}
+INLINE __m256i words8_(__m256i sum, __m256i even, __m256i odd, vx15 x)
+{
+	return _mm256_add_epi32(_mm256_add_epi32(sum, _mm256_madd_epi16(even, x.even)), _mm256_madd_epi16(odd, x.odd));
+}
+INLINE vsum15 vq15_dot(vsum15 sum, vq15 w, vx15 x)
+{
+	return (v16i){ words8_(sum.a, w.w[0][0], w.w[1][0], x), words8_(sum.b, w.w[0][1], w.w[1][1], x) };
+}
+INLINE v16i vq15_sum(vsum15 sum) { return sum; }
 
 /* ---- sixteen lanes of two words against the same two of x ---- */
 

@@ -134,10 +134,13 @@ INLINE v16i v_join(v16i high, v16i low) { return _mm512_add_epi32(_mm512_slli_ep
 INLINE v16 v_float(v16i a) { return _mm512_cvtepi32_ps(a); }
 
 #define TILE_ROWS 16             /* of a product: as many sums as there are registers for, and eight more for weights */
-#define ABREAST 4                /* of those: whose integer sums grow in turns; half as many where a block has two */
+#define ABREAST 4                /* of those: whose integer sums grow in turns; */
+#define ABREAST_HALVES 2         /* where a block has two */
+#define WORD_ROWS 8              /* of a product of words */
 
 typedef struct { __m512i w[8]; int off; } vw;
-typedef struct { v16i of[2 * ABREAST]; } vsums;
+typedef struct { v16i of[ABREAST]; } vsums;
+typedef struct { v16i of[2 * ABREAST]; } vplanes_;
 
 /* up < 0: down */
 INLINE __m512i shift_(__m512i x, const int up)
@@ -145,7 +148,7 @@ INLINE __m512i shift_(__m512i x, const int up)
 	return up > 0 ? _mm512_slli_epi16(x, up) : up < 0 ? _mm512_srli_epi16(x, -up) : x;
 }
 
-INLINE vw vw_load_nibbles(const uint8_t *p, const int n_bit, int off)
+INLINE vw load_nibbles_(const uint8_t *p, const int n_bit, int off)
 {
 	const int above = n_bit - 4, n = above ? 8 / above : 8;
 	const __m512i low = _mm512_set1_epi8(15), high = _mm512_set1_epi8((char)(((1 << above) - 1) << 4));
@@ -167,10 +170,12 @@ INLINE vw vw_load_nibbles(const uint8_t *p, const int n_bit, int off)
 	return w;
 }
 
-INLINE vw vw_load8(const uint8_t *p, int off)
+INLINE vw vw_load(const uint8_t *p, const int n_bit, int off)
 {
 	vw w;
 
+	if (n_bit < 8)
+		return load_nibbles_(p, n_bit, off);
 	w.off = off;
 	UNROLL for (int j = 0; j < 4; j++) {
 		w.w[j] = _mm512_loadu_si512(p + 64 * j);
@@ -189,9 +194,9 @@ INLINE v16i start_(int32_t start, const int off)
 
 /* In turns: each sum waits for its own last product.  Compilers would load what is broadcast into a
  * register of its own. */
-INLINE vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
+INLINE vplanes_ dots_(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
 {
-	vsums r;
+	vplanes_ r;
 
 	UNROLL for (int i = 0; i < n; i++)
 		r.of[i] = start_(start[i], w->off);
@@ -199,6 +204,41 @@ INLINE vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int
 		UNROLL for (int i = 0; i < n; i++)
 			__asm__("vpdpbusd %2%{1to16%}, %1, %0"
 			        : "+v"(r.of[i]) : "v"(w->w[j]), "m"(*(const int8_t (*)[4])(x[i] + 4 * j)));
+	return r;
+}
+
+INLINE vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
+{
+	const vplanes_ p = dots_(w, n, x, start, from, to);
+	vsums r;
+
+	UNROLL for (int i = 0; i < n; i++)
+		r.of[i] = p.of[i];
+	return r;
+}
+
+/* ---- the same with activations of fifteen bits: 32 high bytes, then 32 low ones ---- */
+
+INLINE v16i v_store_fifteen(int8_t *q, unsigned at, v16 a) { return v_store_i15(q + at, q + at + 32, a); }
+
+typedef vw vw15;
+
+INLINE void vw15_load(vw15 *w, const uint8_t *p, const int n_bit, int off) { *w = vw_load(p, n_bit, off); }
+INLINE vsums vw15_dots(const vw15 *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
+{
+	const int8_t *q[2 * ABREAST];
+	int32_t begin[2 * ABREAST] = { 0 };
+	vplanes_ p;
+	vsums r;
+
+	UNROLL for (int i = 0; i < n; i++) {
+		q[i] = x[i] + 32;
+		q[n + i] = x[i];
+		begin[i] = start[i];
+	}
+	p = dots_(w, 2 * n, q, begin, from, to);
+	UNROLL for (int i = 0; i < n; i++)
+		r.of[i] = v_join(p.of[n + i], p.of[i]);
 	return r;
 }
 
@@ -216,6 +256,19 @@ INLINE vx vx_load(const int8_t *x)
 }
 INLINE v16i vq_dot(v16i sum, vq w, vx x) { return _mm512_dpbusd_epi32(sum, w, x); }
 INLINE v16i vq_start(int32_t start) { return start_(start, 128); }
+
+typedef vq vq15;
+typedef struct { vx high, low; } vx15;
+typedef struct { v16i high, low; } vsum15;
+
+INLINE vq15 vq15_load(const uint8_t *p) { return vq_load(p); }
+INLINE vx15 vx15_load(const int8_t *x, size_t j) { return (vx15){ vx_load(x + 4 * j), vx_load(x + 32 + 4 * j) }; }
+INLINE vsum15 vq15_start(int32_t start) { return (vsum15){ vq_start(0), vq_start(start) }; }
+INLINE vsum15 vq15_dot(vsum15 sum, vq15 w, vx15 x)
+{
+	return (vsum15){ vq_dot(sum.high, w, x.high), vq_dot(sum.low, w, x.low) };
+}
+INLINE v16i vq15_sum(vsum15 sum) { return v_join(sum.high, sum.low); }
 
 /* ---- sixteen lanes of two words against the same two of x ---- */
 

@@ -231,15 +231,17 @@ static inline v16 v_float(v16i a) { LANES((float)a.i[l]); }
 
 #define TILE_ROWS 8
 #define ABREAST 1
+#define ABREAST_HALVES 1
+#define WORD_ROWS 8
 
 typedef struct { uint8_t w[8][16][4]; int off; } vw;
-/* Of ABREAST rows, and of the high bytes of as many; by value, or compilers keep them in memory. */
-typedef struct { v16i of[2 * ABREAST]; } vsums;
+/* Of rows; by value, or compilers keep them in memory. */
+typedef struct { v16i of[ABREAST]; } vsums;
 
 /* Nibbles: byte [j][row][b] is input 4j+b (low) and 4j+b+16 (high); then, as many bits
  * more as there are, [j/n][row][b] with those of n = 8 (one bit) or 4 quads, low bits
  * first. */
-static inline vw vw_load_nibbles(const uint8_t *p, const int n_bit, int off)
+static inline vw load_nibbles_(const uint8_t *p, const int n_bit, int off)
 {
 	const int above = n_bit - 4, n = above ? 8 / above : 8;
 	vw w = { .off = off };
@@ -255,10 +257,12 @@ static inline vw vw_load_nibbles(const uint8_t *p, const int n_bit, int off)
 	return w;
 }
 
-static inline vw vw_load8(const uint8_t *p, int off)
+static inline vw vw_load(const uint8_t *p, const int n_bit, int off)
 {
 	vw w = { .off = off };
 
+	if (n_bit < 8)
+		return load_nibbles_(p, n_bit, off);
 	memcpy(w.w, p, sizeof(w.w));
 	return w;
 }
@@ -277,6 +281,34 @@ static inline vsums vw_dots(const vw *w, const int n, const int8_t *const *x, co
 					s += w->w[j][l][b] * x[i][4 * j + b];
 			r.of[i].i[l] = s;
 		}
+	return r;
+}
+
+/* ---- the same with activations of fifteen bits: a block's lie as v_store_fifteen has them ---- */
+
+/* The values at..at+15 of the block at q; returns them. */
+static inline v16i v_store_fifteen(int8_t *q, unsigned at, v16 a)
+{
+	return v_store_i15(q + at, q + at + 32, a);
+}
+
+typedef vw vw15;
+
+static inline void vw15_load(vw15 *w, const uint8_t *p, const int n_bit, int off)
+{
+	*w = vw_load(p, n_bit, off);
+}
+
+static inline vsums vw15_dots(const vw15 *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
+{
+	vsums r;
+
+	for (int i = 0; i < n; i++) {
+		const int8_t *const high = x[i], *const low = high + 32;
+		const int32_t none = 0;
+
+		r.of[i] = v_join(vw_dots(w, 1, &high, &none, from, to).of[0], vw_dots(w, 1, &low, &start[i], from, to).of[0]);
+	}
 	return r;
 }
 
@@ -309,6 +341,30 @@ static inline v16i vq_dot(v16i sum, vq w, vx x)
 	return sum;
 }
 
+/* What a sum begins with; start: -8 times that of all x that it will see */
+static inline v16i vq_start(int32_t start)
+{
+	v16i r;
+
+	for (int l = 0; l < 16; l++)
+		r.i[l] = 16 * start;
+	return r;
+}
+
+/* The same with x of fifteen bits; x: of a block that lies as v_store_fifteen has it, from quad j on */
+typedef vq vq15;
+typedef struct { vx high, low; } vx15;
+typedef struct { v16i high, low; } vsum15;
+
+static inline vq15 vq15_load(const uint8_t *p) { return vq_load(p); }
+static inline vx15 vx15_load(const int8_t *x, size_t j) { return (vx15){ vx_load(x + 4 * j), vx_load(x + 32 + 4 * j) }; }
+static inline vsum15 vq15_start(int32_t start) { return (vsum15){ vq_start(0), vq_start(start) }; }
+static inline vsum15 vq15_dot(vsum15 sum, vq15 w, vx15 x)
+{
+	return (vsum15){ vq_dot(sum.high, w, x.high), vq_dot(sum.low, w, x.low) };
+}
+static inline v16i vq15_sum(vsum15 sum) { return v_join(sum.high, sum.low); }
+
 /* ---- sixteen lanes of two words against the same two of x ---- */
 
 typedef struct { int16_t w[16][2]; } vp;
@@ -332,16 +388,6 @@ static inline v16i vp_dot(const vp *w, const int n, const int8_t *x)
 		for (int l = 0; l < 16; l++)
 			r.i[l] += w[j].w[l][0] * pair[0] + w[j].w[l][1] * pair[1];
 	}
-	return r;
-}
-
-/* What a sum begins with; start: -8 times that of all x that it will see */
-static inline v16i vq_start(int32_t start)
-{
-	v16i r;
-
-	for (int l = 0; l < 16; l++)
-		r.i[l] = 16 * start;
 	return r;
 }
 
