@@ -56,7 +56,8 @@ struct weight {
 	size_t n_byte;
 };
 
-/* ---- activations in fifteen bits: two int8, q = 128 * high + low, or int16; or in eight ---- */
+/* ---- activations in fifteen bits: two int8, q = 128 * high + low, or int16, as the instruction set has it
+ * (v_store_fifteen), and int16 in their order for words; or in eight ---- */
 
 /* Fifteen bits cost nothing that shows, and with few rows the second product hides behind
  * the weights' way from memory.  With many it does not: who asks for eight bits has one
@@ -69,7 +70,7 @@ struct weight {
  * would move by half as much again.  All but q are arrays over blocks, since many rows of them must
  * stay in the first cache: who reads a block of a row reads its neighbours next. */
 struct quanta {
-	int8_t *q;                       /* [block][n_plane][32]: highs, then lows; with one plane q itself; or words */
+	int8_t *q;                       /* [block][n_plane * 32]: fifteen bits; with one plane q itself; or words */
 	float *d, *e;                    /* of fifteen bits d = 2^e, or d = e = 0 or no number; of eight no e */
 	float *s[3];                     /* d * (sum of q), of all 32 and of each sixteen */
 	int32_t *start[3];               /* -8 * (sum of q): where products start whose weights are 8 too large */

@@ -231,10 +231,10 @@ INLINE vw vw_load(const uint8_t *p, const int n_bit, int off)
 	return w;
 }
 
-/* Quad j; x: the row's. */
-INLINE __m256i signed_(const vw *w, int j, int h, __m256i x, __m256i sum)
+/* Eight lanes of four bytes; size: |w| */
+INLINE __m256i signed_(__m256i w, __m256i size, __m256i x, __m256i sum)
 {
-	const __m256i p = _mm256_maddubs_epi16(w->size[j][h], _mm256_sign_epi8(x, w->w[j][h]));
+	const __m256i p = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
 
 	return _mm256_add_epi32(sum, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
@@ -247,6 +247,7 @@ INLINE __m256i unsigned_(const vw *w, int j, int h, __m256i x, __m256i y, __m256
 	return w->n_bit == 4 ? _mm256_add_epi16(sum, p) : _mm256_add_epi32(sum, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
 
+/* Four bytes, or two words, for all lanes. */
 INLINE __m256i quad_(const int8_t *x)
 {
 	int32_t quad;
@@ -261,7 +262,7 @@ INLINE v16i quads_(const vw *w, const int8_t *x, int j, v16i r)
 	const __m256i y = quad_(x + 4 * j), z = w->n_bit == 8 ? y : quad_(x + 4 * j + 4);
 
 	if (w->n_bit == 8)
-		return (v16i){ signed_(w, j, 0, y, r.a), signed_(w, j, 1, y, r.b) };
+		return (v16i){ signed_(w->w[j][0], w->size[j][0], y, r.a), signed_(w->w[j][1], w->size[j][1], y, r.b) };
 	return (v16i){ unsigned_(w, j, 0, y, z, r.a), unsigned_(w, j, 1, y, z, r.b) };
 }
 
@@ -343,27 +344,22 @@ INLINE void vw15_load(vw15 *w, const uint8_t *p, const int n_bit, int off)
 	w->off = off;
 	UNROLL for (int j = 0; j < 8; j++)
 		UNROLL for (int h = 0; h < 2; h++) {
-			const __m256i x = _mm256_loadu_si256((const void *)(p + 64 * j + 32 * h));
-
 			if (n_bit == 8)
-				words_(w->w + 2 * j, h, x);
+				words_(w->w + 2 * j, h, line_(p, j, h));
 			else if (j < 4)
-				nibble_words_(w, j, h, x);
+				nibble_words_(w, j, h, line_(p, j, h));
 		}
 	if (n_bit < 8 && above)
 		UNROLL for (int j = 0; j < 8; j++)
 			UNROLL for (int h = 0; h < 2; h++)
-				above_words_(w, j, h, _mm256_loadu_si256((const void *)(p + 256 + 64 * (j / n) + 32 * h)), j % n * above, n_bit);
+				above_words_(w, j, h, line_(p + 256, j / n, h), j % n * above, n_bit);
 }
 
 INLINE vsums vw15_pairs_(const vw15 *w, const int n, const int8_t *const *x, int j, vsums r)
 {
 	UNROLL for (int i = 0; i < n; i++) {
-		int32_t pair;
-		__m256i y;
+		const __m256i y = quad_(x[i] + 4 * j);
 
-		memcpy(&pair, x[i] + 4 * j, 4);
-		y = _mm256_set1_epi32(pair);
 		r.of[i].a = _mm256_add_epi32(r.of[i].a, _mm256_madd_epi16(w->w[j][0], y));
 		r.of[i].b = _mm256_add_epi32(r.of[i].b, _mm256_madd_epi16(w->w[j][1], y));
 	}
@@ -398,22 +394,10 @@ INLINE vq vq_load(const uint8_t *p)
 
 	return (vq){ a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b) };
 }
-INLINE __m256i quads8_(__m256i sum, __m256i w, __m256i size, __m256i x)
-{
-	__m256i p = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
-
-	return _mm256_add_epi32(sum, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
-}
-INLINE vx vx_load(const int8_t *x)
-{
-	int32_t quad;
-
-	memcpy(&quad, x, 4);
-	return _mm256_set1_epi32(quad);
-}
+INLINE vx vx_load(const int8_t *x) { return quad_(x); }
 INLINE v16i vq_dot(v16i sum, vq w, vx x)
 {
-	return (v16i){ quads8_(sum.a, w.a, w.size_a, x), quads8_(sum.b, w.b, w.size_b, x) };
+	return (v16i){ signed_(w.a, w.size_a, x, sum.a), signed_(w.b, w.size_b, x, sum.b) };
 }
 /* The bytes are made signed as they are loaded. */
 INLINE v16i vq_start(int32_t start)
@@ -436,10 +420,7 @@ INLINE vq15 vq15_load(const uint8_t *p)
 }
 INLINE vx15 vx15_load(const int8_t *x, size_t j)
 {
-	int32_t pairs[2];
-
-	memcpy(pairs, x + 8 * j, 8);
-	return (vx15){ _mm256_set1_epi32(pairs[0]), _mm256_set1_epi32(pairs[1]) };
+	return (vx15){ quad_(x + 8 * j), quad_(x + 8 * j + 4) };
 }
 INLINE vsum15 vq15_start(int32_t start)
 {
@@ -468,12 +449,10 @@ INLINE vp vp_load(const uint8_t *p)
 INLINE v16i vp_dot(const vp *w, const int n, const int8_t *x)
 {
 	v16i sum = { _mm256_setzero_si256(), _mm256_setzero_si256() };
-	int32_t pair;
 
 	UNROLL for (int j = 0; j < n; j++) {
-		memcpy(&pair, x + 4 * j, 4);
-		sum.a = _mm256_add_epi32(sum.a, _mm256_madd_epi16(w[j].a, _mm256_set1_epi32(pair)));
-		sum.b = _mm256_add_epi32(sum.b, _mm256_madd_epi16(w[j].b, _mm256_set1_epi32(pair)));
+		sum.a = _mm256_add_epi32(sum.a, _mm256_madd_epi16(w[j].a, quad_(x + 4 * j)));
+		sum.b = _mm256_add_epi32(sum.b, _mm256_madd_epi16(w[j].b, quad_(x + 4 * j)));
 	}
 	return sum;
 }
