@@ -217,13 +217,25 @@ INLINE vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int
 	return r;
 }
 
-/* ---- the same with activations of fifteen bits: 32 high bytes, then 32 low ones ---- */
+/* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
 
-INLINE v16i v_store_fifteen(int8_t *q, unsigned at, v16 a) { return v_store_i15(q + at, q + at + 32, a); }
+typedef __m512i vq, vx;
 
-typedef vw vw15;
+INLINE vq vq_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE vx vx_load(const int8_t *x)
+{
+	int32_t quad;
 
-INLINE void vw15_load(vw15 *w, const uint8_t *p, const int n_bit, int off) { *w = vw_load(p, n_bit, off); }
+	memcpy(&quad, x, 4);
+	return _mm512_set1_epi32(quad);
+}
+INLINE v16i vq_dot(v16i sum, vq w, vx x) { return _mm512_dpbusd_epi32(sum, w, x); }
+INLINE v16i vq_start(int32_t start) { return start_(start, 128); }
+
+/* ---- the same with activations of fifteen bits ---- */
+
+#include "kernels/cpu/lanes-planes.h"
+
 INLINE vsums vw15_dots(const vw15 *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
 {
 	const int8_t *q[2 * ABREAST];
@@ -241,34 +253,6 @@ INLINE vsums vw15_dots(const vw15 *w, const int n, const int8_t *const *x, const
 		r.of[i] = v_join(p.of[n + i], p.of[i]);
 	return r;
 }
-
-/* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
-
-typedef __m512i vq, vx;
-
-INLINE vq vq_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
-INLINE vx vx_load(const int8_t *x)
-{
-	int32_t quad;
-
-	memcpy(&quad, x, 4);
-	return _mm512_set1_epi32(quad);
-}
-INLINE v16i vq_dot(v16i sum, vq w, vx x) { return _mm512_dpbusd_epi32(sum, w, x); }
-INLINE v16i vq_start(int32_t start) { return start_(start, 128); }
-
-typedef vq vq15;
-typedef struct { vx high, low; } vx15;
-typedef struct { v16i high, low; } vsum15;
-
-INLINE vq15 vq15_load(const uint8_t *p) { return vq_load(p); }
-INLINE vx15 vx15_load(const int8_t *x, size_t j) { return (vx15){ vx_load(x + 4 * j), vx_load(x + 32 + 4 * j) }; }
-INLINE vsum15 vq15_start(int32_t start) { return (vsum15){ vq_start(0), vq_start(start) }; }
-INLINE vsum15 vq15_dot(vsum15 sum, vq15 w, vx15 x)
-{
-	return (vsum15){ vq_dot(sum.high, w, x.high), vq_dot(sum.low, w, x.low) };
-}
-INLINE v16i vq15_sum(vsum15 sum) { return v_join(sum.high, sum.low); }
 
 /* ---- sixteen lanes of two words against the same two of x ---- */
 

@@ -284,34 +284,6 @@ static inline vsums vw_dots(const vw *w, const int n, const int8_t *const *x, co
 	return r;
 }
 
-/* ---- the same with activations of fifteen bits: a block's lie as v_store_fifteen has them ---- */
-
-/* The values at..at+15 of the block at q; returns them. */
-static inline v16i v_store_fifteen(int8_t *q, unsigned at, v16 a)
-{
-	return v_store_i15(q + at, q + at + 32, a);
-}
-
-typedef vw vw15;
-
-static inline void vw15_load(vw15 *w, const uint8_t *p, const int n_bit, int off)
-{
-	*w = vw_load(p, n_bit, off);
-}
-
-static inline vsums vw15_dots(const vw15 *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
-{
-	vsums r;
-
-	for (int i = 0; i < n; i++) {
-		const int8_t *const high = x[i], *const low = high + 32;
-		const int32_t none = 0;
-
-		r.of[i] = v_join(vw_dots(w, 1, &high, &none, from, to).of[0], vw_dots(w, 1, &low, &start[i], from, to).of[0]);
-	}
-	return r;
-}
-
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
 
 typedef struct { uint8_t b[16][4]; } vq;
@@ -351,19 +323,22 @@ static inline v16i vq_start(int32_t start)
 	return r;
 }
 
-/* The same with x of fifteen bits; x: of a block that lies as v_store_fifteen has it, from quad j on */
-typedef vq vq15;
-typedef struct { vx high, low; } vx15;
-typedef struct { v16i high, low; } vsum15;
+/* ---- the same with activations of fifteen bits ---- */
 
-static inline vq15 vq15_load(const uint8_t *p) { return vq_load(p); }
-static inline vx15 vx15_load(const int8_t *x, size_t j) { return (vx15){ vx_load(x + 4 * j), vx_load(x + 32 + 4 * j) }; }
-static inline vsum15 vq15_start(int32_t start) { return (vsum15){ vq_start(0), vq_start(start) }; }
-static inline vsum15 vq15_dot(vsum15 sum, vq15 w, vx15 x)
+#include "kernels/cpu/lanes-planes.h"
+
+static inline vsums vw15_dots(const vw15 *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
 {
-	return (vsum15){ vq_dot(sum.high, w, x.high), vq_dot(sum.low, w, x.low) };
+	vsums r;
+
+	for (int i = 0; i < n; i++) {
+		const int8_t *const high = x[i], *const low = high + 32;
+		const int32_t none = 0;
+
+		r.of[i] = v_join(vw_dots(w, 1, &high, &none, from, to).of[0], vw_dots(w, 1, &low, &start[i], from, to).of[0]);
+	}
+	return r;
 }
-static inline v16i vq15_sum(vsum15 sum) { return v_join(sum.high, sum.low); }
 
 /* ---- sixteen lanes of two words against the same two of x ---- */
 
