@@ -24,6 +24,8 @@
 #include <immintrin.h>
 #endif
 
+#include "tests/bench/usage.h"
+
 #define THREADS_MOST 64
 #define ROUNDS 4096u             /* of the integer loop, between two looks at the clock */
 
@@ -156,7 +158,7 @@ static const struct kind {
 } kinds[] = {
 #if defined(__x86_64__)
 	{ has_vnni, read_avx512, integers_avx512, 64 },
-	{ has_avx512, read_avx512, NULL, 0 },
+	{ has_avx512, read_avx512, integers_avx2, 32 },
 	{ has_avx2, read_avx2, integers_avx2, 32 },
 #endif
 	{ always, read_plain, NULL, 0 },
@@ -273,18 +275,26 @@ static double counting(unsigned n, double seconds)
 	return best(parts, n, part_count, 2.0 * kind()->n_lane * 16 * ROUNDS * 512 * n, seconds);
 }
 
+static double seconds_of(const char *text)
+{
+	char *end;
+	const double s = strtod(text, &end);
+
+	if (end == text || *end || !(s > 0 && s <= 3600))
+		give_up("SECONDS", "not a number over 0, to 3600");
+	return s;
+}
+
 int main(int argc, char **argv)
 {
-	const size_t n_byte = (size_t)(argc > 1 ? atol(argv[1]) : 512) << 20;
-	const double seconds = argc > 2 ? atof(argv[2]) : 0.5;
+	const size_t n_byte = (size_t)(argc > 1 ? number("MEGABYTES", argv[1]) : 512) << 20;
+	const double seconds = argc > 2 ? seconds_of(argv[2]) : 0.5;
 	const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	uint64_t *data = n_byte ? aligned_alloc(1 << 21, n_byte) : NULL;
+	uint64_t *data = aligned_alloc(1 << 21, n_byte);
 	unsigned n;
 
-	if (!data) {
-		fprintf(stderr, "probe: no memory\n");
-		return 1;
-	}
+	if (!data)
+		give_up("MEGABYTES", "there is not so much memory");
 	madvise(data, n_byte, MADV_HUGEPAGE);
 	memset(data, 1, n_byte);
 	printf("{\"bytes\": %zu, \"read_bytes_per_second\": {", n_byte);

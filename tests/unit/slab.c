@@ -211,7 +211,7 @@ static void test_kept_crash_loop(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { 
+	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_slots), cmocka_unit_test(test_refused), cmocka_unit_test(test_kept),
 		cmocka_unit_test(test_kept_foreign), cmocka_unit_test(test_kept_crash_loop),
 	};
