@@ -28,7 +28,7 @@ static const struct config_row rows[] = {
 	  .help = "the CUDA backend's module; default: the installed one" },
 	{ "threads", CONFIG_COUNT, AT(threads), "0", 0, 1024, .unit = "N",
 	  .help = "threads that compute; 0: as many as the process may run on" },
-	{ "isa", CONFIG_WORD, AT(isa), "auto", .words = "auto|scalar|avx2|avx512", .unit = "NAME",
+	{ "isa", CONFIG_WORD, AT(isa), "auto", .words = "auto|scalar|avx2|avxvnni|avx512", .unit = "NAME",
 	  .help = "instruction set of the CPU backend; auto: the best" },
 	{ "gpu-memory", CONFIG_AMOUNT, AT(gpu_memory), "90%", 1048576, 1e15, .unit = "BYTES",
 	  .help = "what the weights, the work and the slots may take of a GPU's memory: bytes, or a percentage of what "

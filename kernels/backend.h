@@ -47,7 +47,7 @@ struct backend_why {
 struct backend_params {
 	unsigned n_thread;     /* 0: as many as the process may run on */
 	uint32_t n_row_max;    /* most rows of a batch */
-	const char *isa;       /* NULL: the best; else "scalar", "avx2", "avx512" (CPU) */
+	const char *isa;       /* NULL: the best; else "scalar", "avx2", "avxvnni", "avx512" (CPU) */
 	unsigned n_act_bit;    /* of activations in products of quantized weights: 0 or 15; 8 (CPU): faster, less exact */
 };
 

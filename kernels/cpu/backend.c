@@ -103,6 +103,11 @@ static bool has_avx2(void)
 	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
 	       && __builtin_cpu_supports("f16c");
 }
+
+static bool has_avxvnni(void)
+{
+	return has_avx2() && __builtin_cpu_supports("avxvnni");
+}
 #endif
 
 static const struct {
@@ -111,6 +116,7 @@ static const struct {
 } isas[] = {
 #ifdef CPU_X86
 	{ &isa_avx512, has_avx512 },
+	{ &isa_avxvnni, has_avxvnni },
 	{ &isa_avx2, has_avx2 },
 #endif
 	{ &isa_scalar, always },
@@ -128,7 +134,7 @@ static int choose_isa(const char *name, const struct isa **out, struct backend_w
 		if (name)
 			return cpu_why(why, -ENOTSUP, "this processor has no %s", isas[i].isa->title);
 	}
-	return cpu_why(why, -ENOTSUP, "instruction set %s is not known: scalar, avx2 or avx512", name);
+	return cpu_why(why, -ENOTSUP, "instruction set %s is not known: scalar, avx2, avxvnni or avx512", name);
 }
 
 /* ---- open ---- */

@@ -183,6 +183,6 @@ struct isa {
 	void (*finish)(const struct partial *p, float *out, uint32_t n);
 };
 
-extern const struct isa isa_scalar, isa_avx2, isa_avx512;
+extern const struct isa isa_scalar, isa_avx2, isa_avxvnni, isa_avx512;
 
 #endif

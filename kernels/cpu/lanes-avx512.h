@@ -139,8 +139,7 @@ INLINE v16 v_float(v16i a) { return _mm512_cvtepi32_ps(a); }
 #define WORD_ROWS 8              /* of a product of words */
 
 typedef struct { __m512i w[8]; int off; } vw;
-typedef struct { v16i of[ABREAST]; } vsums;
-typedef struct { v16i of[2 * ABREAST]; } vplanes_;
+typedef struct { v16i of[2 * ABREAST]; } vplanes_;        /* sums, for each row one or two */
 
 /* up < 0: down */
 INLINE __m512i shift_(__m512i x, const int up)
@@ -207,16 +206,6 @@ INLINE vplanes_ dots_(const vw *w, const int n, const int8_t *const *x, const in
 	return r;
 }
 
-INLINE vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
-{
-	const vplanes_ p = dots_(w, n, x, start, from, to);
-	vsums r;
-
-	UNROLL for (int i = 0; i < n; i++)
-		r.of[i] = p.of[i];
-	return r;
-}
-
 /* ---- sixteen lanes of four bytes q + 128 against the same four of x ---- */
 
 typedef __m512i vq, vx;
@@ -232,27 +221,7 @@ INLINE vx vx_load(const int8_t *x)
 INLINE v16i vq_dot(v16i sum, vq w, vx x) { return _mm512_dpbusd_epi32(sum, w, x); }
 INLINE v16i vq_start(int32_t start) { return start_(start, 128); }
 
-/* ---- the same with activations of fifteen bits ---- */
-
-#include "kernels/cpu/lanes-planes.h"
-
-INLINE vsums vw15_dots(const vw15 *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
-{
-	const int8_t *q[2 * ABREAST];
-	int32_t begin[2 * ABREAST] = { 0 };
-	vplanes_ p;
-	vsums r;
-
-	UNROLL for (int i = 0; i < n; i++) {
-		q[i] = x[i] + 32;
-		q[n + i] = x[i];
-		begin[i] = start[i];
-	}
-	p = dots_(w, 2 * n, q, begin, from, to);
-	UNROLL for (int i = 0; i < n; i++)
-		r.of[i] = v_join(p.of[n + i], p.of[i]);
-	return r;
-}
+#include "kernels/cpu/lanes-vnni.h"
 
 /* ---- sixteen lanes of two words against the same two of x ---- */
 

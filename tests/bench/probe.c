@@ -27,7 +27,7 @@
 #include "tests/bench/usage.h"
 
 #define THREADS_MOST 64
-#define ROUNDS 4096u             /* of the integer loop, between two looks at the clock */
+#define ROUNDS 4098u             /* of the integer loop, between two looks at the clock; by three */
 
 struct part {
 	pthread_t thread;
@@ -140,11 +140,32 @@ __attribute__((target("avx2"))) static uint64_t integers_avx2(void)
 	EIGHT(ADD256)
 	return (uint64_t)_mm256_extract_epi16(all, 0);
 }
+
+#define TWELVE(DO) EIGHT(DO) DO(8) DO(9) DO(10) DO(11)
+#define STEPVNNI(k) s##k = _mm256_dpbusd_avx_epi32(s##k, x, x); EACH(s##k)
+
+__attribute__((target("avx2,avxvnni"))) static uint64_t integers_avxvnni(void)
+{
+	const __m256i x = _mm256_set1_epi8(1);
+	__m256i all = _mm256_setzero_si256();
+	unsigned i;
+
+	TWELVE(ZERO256)
+	for (i = 0; i < ROUNDS; i += 3) {
+		TWELVE(STEPVNNI)
+		TWELVE(STEPVNNI)
+		TWELVE(STEPVNNI)
+		TWELVE(STEPVNNI)
+	}
+	TWELVE(ADD256)
+	return (uint64_t)_mm256_extract_epi16(all, 0);
+}
 #endif
 
 #if defined(__x86_64__)
 static bool has_vnni(void) { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"); }
 static bool has_avx512(void) { return __builtin_cpu_supports("avx512f"); }
+static bool has_avxvnni(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avxvnni"); }
 static bool has_avx2(void) { return __builtin_cpu_supports("avx2"); }
 #endif
 static bool always(void) { return true; }
@@ -159,6 +180,7 @@ static const struct kind {
 #if defined(__x86_64__)
 	{ has_vnni, read_avx512, integers_avx512, 64 },
 	{ has_avx512, read_avx512, integers_avx2, 32 },
+	{ has_avxvnni, read_avx2, integers_avxvnni, 32 },
 	{ has_avx2, read_avx2, integers_avx2, 32 },
 #endif
 	{ always, read_plain, NULL, 0 },

@@ -29,7 +29,7 @@ static const struct golden { const char *name, *arch; bool frozen; } goldens[] =
 	{ "mixtral", "llama", false }, { "qwen3moe", "qwen3moe", false }, { "gpt-oss", "gpt-oss", false },
 	{ "gemma2-27b", "gemma2", false }, { "gemma3-27b", "gemma3", false },
 };
-static const char *const others[] = { "avx2", "scalar" };       /* beside the best one */
+static const char *const others[] = { "avx2", "avxvnni", "scalar" };       /* beside the best one */
 #define N_CHUNK 64
 
 static bool verbose, lean;             /* lean: under sanitizers every path once is enough */

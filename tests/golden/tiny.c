@@ -14,7 +14,8 @@
 /* The best machine takes all chunks; the others show that they equal it. */
 static const uint32_t chunks[] = { 1, 7, 64, 256 }, few[] = { 7, 256 };
 static const struct { const char *isa; unsigned n_thread; const uint32_t *chunks; size_t n; } machines[] = {
-	{ NULL, 1, chunks, 4 }, { NULL, 2, chunks, 4 }, { "scalar", 2, few, 2 }, { "avx2", 1, few, 2 }, { "avx512", 2, few, 1 },
+	{ NULL, 1, chunks, 4 }, { NULL, 2, chunks, 4 }, { "scalar", 2, few, 2 }, { "avx2", 1, few, 2 },
+	{ "avxvnni", 1, few, 1 }, { "avx512", 2, few, 1 },
 };
 
 static bool same(const double *a, const double *b, size_t n)
