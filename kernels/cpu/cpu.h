@@ -90,7 +90,7 @@ struct product {                         /* see matmul.c */
 	const float *bias;
 	const struct act *in;
 	struct act *out;
-	uint32_t n_group, n_item;        /* groups of an item, items */
+	size_t before, group;            /* bytes of those that wait before it, of one of its groups */
 	bool exact;
 };
 
@@ -112,7 +112,8 @@ struct backend {
 	bool selected;
 	struct product waiting[PRODUCTS_WAITING];        /* of one input; every other operation runs them first */
 	uint32_t n_waiting;
-	uint32_t n_part, n_part_item;    /* of those: parts of the rows, items of a part */
+	uint32_t n_part, n_part_item;    /* of those: parts of the rows, items of a part, */
+	size_t n_part_byte;              /* bytes of weights */
 	uint32_t n_attend;               /* counts calls */
 	struct choice *choices;          /* [n_row_max], of the last route */
 	uint32_t n_used;

@@ -55,14 +55,12 @@ static uint32_t part_row(const struct backend *b, uint32_t part)
 	return n < b->n_row ? n : b->n_row;
 }
 
-static void multiply(const struct product *p, uint32_t part, uint32_t item, unsigned worker)
+/* Groups first..last-1. */
+static void multiply(const struct product *p, uint32_t part, uint32_t first, uint32_t last, unsigned worker)
 {
-	const uint32_t first = item * p->n_group, begin = part_row(p->b, part), end = part_row(p->b, part + 1);
+	const uint32_t begin = part_row(p->b, part), end = part_row(p->b, part + 1);
 	float *tile = p->exact ? p->b->scratch[worker].tile : NULL;
-	uint32_t last = first + p->n_group;
 
-	if (last > p->w->n_group)
-		last = p->w->n_group;
 	for (uint32_t row = begin; row < end; row += PANEL)
 		for (uint32_t g = first; g < last; g++) {
 			if (tile && (row == begin || last - first > 1))
@@ -71,58 +69,57 @@ static void multiply(const struct product *p, uint32_t part, uint32_t item, unsi
 		}
 }
 
+/* The product's first group that begins at a byte of all that wait, or behind it. */
+static uint32_t group_at(const struct product *p, size_t byte)
+{
+	const size_t g = byte <= p->before ? 0 : (byte - p->before + p->group - 1) / p->group;
+
+	return g < p->w->n_group ? (uint32_t)g : p->w->n_group;
+}
+
 static void multiply_waiting(void *ctx, uint32_t item, unsigned worker)
 {
 	const struct backend *b = ctx;
-	const struct product *p = b->waiting;
-	const uint32_t part = item / b->n_part_item;
+	const uint32_t part = item / b->n_part_item, n = b->n_part_item;
+	const size_t from = b->n_part_byte * (item % n) / n, to = b->n_part_byte * (item % n + 1) / n;
 
-	item %= b->n_part_item;
-	for (; item >= p->n_item; p++)
-		item -= p->n_item;
-	multiply(p, part, item, worker);
+	for (uint32_t i = 0; i < b->n_waiting; i++) {
+		const struct product *p = &b->waiting[i];
+
+		multiply(p, part, group_at(p, from), group_at(p, to), worker);
+	}
 }
 
-/* Bytes of an item, so that every worker has as many of all products' bytes. */
-static size_t item_bytes(const struct backend *b)
+/* As many for every worker, of as many bytes; of floats that are made for all rows, one for each group. */
+static uint32_t n_item(const struct backend *b, uint32_t n_group, bool tiles)
 {
 	const size_t n_row = b->n_row < ITEM_ROWS ? ITEM_ROWS : b->n_row < 8 * ITEM_ROWS ? b->n_row : 8 * ITEM_ROWS;
-	const size_t most = pool_threads(b->pool) * (ITEM_BYTES * ITEM_ROWS / n_row);
-	size_t all = 0;
+	const size_t own = b->n_part_byte / pool_threads(b->pool) / (ITEM_BYTES * ITEM_ROWS / n_row) + 1;
+	const size_t n = own * pool_threads(b->pool);
 
-	for (uint32_t i = 0; i < b->n_waiting; i++)
-		all += b->waiting[i].w->n_byte;
-	return all / (pool_threads(b->pool) * (all / most + 1)) + 1;
-}
-
-/* A tile of floats is made once for all rows, so exact products are not shared out by rows. */
-static uint32_t n_part(const struct backend *b)
-{
-	const uint32_t n = pool_threads(b->pool);
-	bool tiles = false;
-
-	for (uint32_t i = 0; i < b->n_waiting; i++)
-		tiles = tiles || b->waiting[i].exact;
-	return !tiles && b->n_row >= OWN_ROWS * n ? n : 1;
+	return tiles || n > n_group ? n_group : (uint32_t)n;
 }
 
 void cpu_products(struct backend *b)
 {
-	const size_t bytes = item_bytes(b);
-	uint32_t n = 0;
+	const uint32_t n_thread = pool_threads(b->pool);
+	bool tiles = false;
+	uint32_t n_group = 0;
 
+	b->n_part_byte = 0;
 	for (uint32_t i = 0; i < b->n_waiting; i++) {
 		struct product *p = &b->waiting[i];
-		const size_t group = p->w->n_byte / p->w->n_group + 1;
 
-		p->n_group = p->exact || group >= bytes ? 1 : (uint32_t)(bytes / group);
-		p->n_item = (p->w->n_group + p->n_group - 1) / p->n_group;
-		n += p->n_item;
+		p->before = b->n_part_byte;
+		p->group = p->w->n_byte / p->w->n_group + 1;
+		b->n_part_byte += p->group * p->w->n_group;
+		n_group += p->w->n_group;
+		tiles = tiles || p->exact;
 	}
-	b->n_part_item = n;
-	b->n_part = n_part(b);
-	if (n > 0)
-		pool_run(b->pool, multiply_waiting, b, n * b->n_part);
+	b->n_part_item = n_item(b, n_group, tiles);
+	b->n_part = !tiles && b->n_row >= OWN_ROWS * n_thread ? n_thread : 1;
+	if (n_group > 0)
+		pool_run(b->pool, multiply_waiting, b, b->n_part_item * b->n_part);
 	b->n_waiting = 0;
 }
 
