@@ -227,27 +227,24 @@ struct store {
 	uint32_t layer;
 };
 
+/* n values, step apart; x is read no farther. */
 static void put(const struct backend *b, uint8_t *to, size_t at, size_t step, const float *x, uint32_t n)
 {
-	uint16_t half[16];
-	float tail[16] = { 0 };
+	uint16_t *halves = (uint16_t *)(void *)to + at, half[64];
+	float *floats = (float *)(void *)to + at, tail[16] = { 0 };
 
-	for (uint32_t i = 0; i < n; i += 16) {
-		uint32_t m = n - i < 16 ? n - i : 16;
-
-		memcpy(tail, x + i, m * sizeof(float));
-		if (b->kv->shape.type != KV_F32) {
-			uint16_t *p = (uint16_t *)(void *)to + at + i * step;
-
-			b->isa->to_f16(tail, half, 16);
-			for (uint32_t j = 0; j < m; j++)
-				p[j * step] = half[j];
-		} else {
-			float *p = (float *)(void *)to + at + i * step;
-
-			for (uint32_t j = 0; j < m; j++)
-				p[j * step] = tail[j];
-		}
+	if (b->kv->shape.type == KV_F32) {
+		for (uint32_t i = 0; i < n; i++)
+			floats[i * step] = x[i];
+		return;
+	}
+	for (uint32_t i = 0, m; i < n; i += m) {
+		m = n - i >= 64 ? 64 : n - i >= 16 ? (n - i) / 16 * 16 : n - i;
+		if (m < 16)
+			memcpy(tail, x + i, m * sizeof *tail);
+		b->isa->to_f16(m < 16 ? tail : x + i, half, m);
+		for (uint32_t j = 0; j < m; j++)
+			halves[(i + j) * step] = half[j];
 	}
 }
 
