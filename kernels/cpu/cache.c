@@ -230,12 +230,12 @@ struct store {
 /* n values, step apart; x is read no farther. */
 static void put(const struct backend *b, uint8_t *to, size_t at, size_t step, const float *x, uint32_t n)
 {
-	uint16_t *halves = (uint16_t *)(void *)to + at, half[64];
-	float *floats = (float *)(void *)to + at, tail[16] = { 0 };
+	uint16_t half[64];
+	float tail[16] = { 0 };
 
 	if (b->kv->shape.type == KV_F32) {
 		for (uint32_t i = 0; i < n; i++)
-			floats[i * step] = x[i];
+			((float *)(void *)to)[at + i * step] = x[i];
 		return;
 	}
 	for (uint32_t i = 0, m; i < n; i += m) {
@@ -244,7 +244,7 @@ static void put(const struct backend *b, uint8_t *to, size_t at, size_t step, co
 			memcpy(tail, x + i, m * sizeof *tail);
 		b->isa->to_f16(m < 16 ? tail : x + i, half, m);
 		for (uint32_t j = 0; j < m; j++)
-			halves[(i + j) * step] = half[j];
+			((uint16_t *)(void *)to)[at + (i + j) * step] = half[j];
 	}
 }
 

@@ -90,7 +90,7 @@ struct product {                         /* see matmul.c */
 	const float *bias;
 	const struct act *in;
 	struct act *out;
-	size_t before, group;            /* bytes of those that wait before it, of one of its groups */
+	uint64_t before, group;          /* bytes of those that wait before it, of one of its groups */
 	bool exact;
 };
 
@@ -113,7 +113,7 @@ struct backend {
 	struct product waiting[PRODUCTS_WAITING];        /* of one input; every other operation runs them first */
 	uint32_t n_waiting;
 	uint32_t n_part, n_part_item;    /* of those: parts of the rows, items of a part, */
-	size_t n_part_byte;              /* bytes of weights */
+	uint64_t n_part_byte;            /* bytes of weights */
 	uint32_t n_attend;               /* counts calls */
 	struct choice *choices;          /* [n_row_max], of the last route */
 	uint32_t n_used;

@@ -219,7 +219,7 @@ INLINE __m256i quad_(const int8_t *x)
 }
 
 /* Sixteen lanes of two words. */
-typedef struct { __m256i a, b; } vp;
+typedef v16i vp;
 
 INLINE vp vp_load(const uint8_t *p)
 {

@@ -1,6 +1,6 @@
 /*
  * Sixteen lanes in plain C: the reference that the SIMD variants must equal
- * bitwise.  Same names as lanes-avx2.h and lanes-avx512.h; every operation is
+ * bitwise.  Same names as the other lanes-*.h; every operation is
  * one IEEE operation a lane, so nothing depends on the width of a register.
  */
 #ifndef KERNELS_CPU_LANES_H

@@ -70,9 +70,9 @@ static void multiply(const struct product *p, uint32_t part, uint32_t first, uin
 }
 
 /* The product's first group that begins at a byte of all that wait, or behind it. */
-static uint32_t group_at(const struct product *p, size_t byte)
+static uint32_t group_at(const struct product *p, uint64_t byte)
 {
-	const size_t g = byte <= p->before ? 0 : (byte - p->before + p->group - 1) / p->group;
+	const uint64_t g = byte <= p->before ? 0 : (byte - p->before + p->group - 1) / p->group;
 
 	return g < p->w->n_group ? (uint32_t)g : p->w->n_group;
 }
@@ -81,7 +81,7 @@ static void multiply_waiting(void *ctx, uint32_t item, unsigned worker)
 {
 	const struct backend *b = ctx;
 	const uint32_t part = item / b->n_part_item, n = b->n_part_item;
-	const size_t from = b->n_part_byte * (item % n) / n, to = b->n_part_byte * (item % n + 1) / n;
+	const uint64_t from = b->n_part_byte * (item % n) / n, to = b->n_part_byte * (item % n + 1) / n;
 
 	for (uint32_t i = 0; i < b->n_waiting; i++) {
 		const struct product *p = &b->waiting[i];
@@ -90,12 +90,12 @@ static void multiply_waiting(void *ctx, uint32_t item, unsigned worker)
 	}
 }
 
-/* As many for every worker, of as many bytes; of floats that are made for all rows, one for each group. */
+/* As many for every worker, of as many bytes; where floats are made for all rows, about one for each group. */
 static uint32_t n_item(const struct backend *b, uint32_t n_group, bool tiles)
 {
 	const size_t n_row = b->n_row < ITEM_ROWS ? ITEM_ROWS : b->n_row < 8 * ITEM_ROWS ? b->n_row : 8 * ITEM_ROWS;
-	const size_t own = b->n_part_byte / pool_threads(b->pool) / (ITEM_BYTES * ITEM_ROWS / n_row) + 1;
-	const size_t n = own * pool_threads(b->pool);
+	const uint64_t own = b->n_part_byte / pool_threads(b->pool) / (ITEM_BYTES * ITEM_ROWS / n_row) + 1;
+	const uint64_t n = own * pool_threads(b->pool);
 
 	return tiles || n > n_group ? n_group : (uint32_t)n;
 }
@@ -117,6 +117,7 @@ void cpu_products(struct backend *b)
 		tiles = tiles || p->exact;
 	}
 	b->n_part_item = n_item(b, n_group, tiles);
+	/* a tile of floats is made once for all rows, so these are not shared out then */
 	b->n_part = !tiles && b->n_row >= OWN_ROWS * n_thread ? n_thread : 1;
 	if (n_group > 0)
 		pool_run(b->pool, multiply_waiting, b, b->n_part_item * b->n_part);

@@ -80,7 +80,7 @@ __attribute__((target("avx512f"))) static uint64_t read_avx512(const uint64_t *p
 	return (uint64_t)_mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_add_epi64(a, b), _mm512_add_epi64(c, d)));
 }
 
-/* Sums of their own hide the latency of any core so far, 16 or as many as there are registers for; by names, for the
+/* Sums of their own hide the latency of any core so far: 16, or with fewer registers eight or twelve; by names, for the
  * compiler keeps an array in memory.  Each step is made each time. */
 #define EIGHT(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 #define SUMS(DO) EIGHT(DO) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15)

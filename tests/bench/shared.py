@@ -228,7 +228,7 @@ def best_of(peers, name):
 def markdown(rows, header):
     """The same table, for SPEED.md."""
     m = header['machine']
-    out = [f"{m['cpu']}, family {m['family']}, model {m['model']}{', AVX-512 VNNI' if m['vnni'] else ''}, {m['cores']} cores, "
+    out = [f"{m['cpu']}, family {m['family']}, model {m['model']}{', AVX-512 VNNI' if m['vnni'] else ''}{', AVX-VNNI' if m['avx_vnni'] else ''}, {m['cores']} cores, "
            f"{m['memory_bytes'] >> 30} GiB; Linux {m['kernel']}; {m['compiler']}; commit {m['commit']}; {header['rounds']} rounds, medians; "
            f"others took at most {header['others']:.0%} of the machine during a measurement.", '', *(f'* {name}: {how}' for name, how in m['peers'].items()), '',
            '| | ours (min - max) | ' + ' | '.join(m['peers']) + ' | ratio | floor | of it | target | holds |',

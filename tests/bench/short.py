@@ -12,7 +12,7 @@ RUN = [sys.executable, os.path.join(SRCDIR, 'tests/bench/run'), '--build', BUILD
        '--model', os.path.join(SRCDIR, 'tests/data/tiny-llama.gguf')]
 KEYS = {'date': str, 'quick': bool, 'rounds': int, 'machine': dict, 'seconds': float, 'probe': dict, 'others': float, 'rows': list, 'notes': list}
 ROW = ['best_peer', 'floor', 'holds', 'note', 'of_floor', 'ours', 'peers', 'ratio', 'row', 'section', 'target', 'unit']
-MACHINE = ['avx2', 'avx512', 'commit', 'compiler', 'cores', 'cpu', 'family', 'governor', 'kernel', 'load_average', 'memory_bytes',
+MACHINE = ['avx2', 'avx512', 'avx_vnni', 'commit', 'compiler', 'cores', 'cpu', 'family', 'governor', 'kernel', 'load_average', 'memory_bytes',
            'model', 'peers', 'vnni']
 ROWS = {'probe': 4, 'decode': 1, 'full': 2, 'prefill': 5, 'sessions': 11, 'flatness': 6}
 

@@ -63,7 +63,8 @@ const enum kv_type desk_kv_most = KV_Q8;
 const char *const desk_layout = "cpu-kv3-f32-b16";
 
 static const struct place places[] = {
-	{ "scalar", 1, 0 }, { "scalar", 2, 0 }, { "avx2", 1, 0 }, { "avx2", 2, 0 }, { "avxvnni", 1, 0 }, { "avx512", 1, 0 }, { "avx512", 2, 0 },
+	{ "scalar", 1, 0 }, { "scalar", 2, 0 }, { "avx2", 1, 0 }, { "avx2", 2, 0 },
+	{ "avxvnni", 1, 0 }, { "avx512", 1, 0 }, { "avx512", 2, 0 },
 	{ NULL, 3, 0 },
 };
 
