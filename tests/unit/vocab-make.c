@@ -23,6 +23,28 @@ static void list_begin(struct make *m, const char *key, uint32_t type, uint64_t 
 	make_u64(m, n);
 }
 
+void vocab_list(struct make *m, const char *key, const char *const *list)
+{
+	uint64_t n = 0;
+
+	if (!list)
+		return;
+	while (list[n])
+		n++;
+	list_begin(m, key, T_STRING, n);
+	for (uint64_t i = 0; i < n; i++)
+		make_string(m, list[i]);
+}
+
+void vocab_numbers(struct make *m, const char *key, uint32_t type, int n, uint32_t value)
+{
+	if (n < 0)
+		return;
+	list_begin(m, key, type, (uint64_t)n);
+	for (int i = 0; i < n; i++)
+		make_u32(m, value);
+}
+
 static void string_copy(struct make *m, struct gguf_str s)
 {
 	char text[512];
