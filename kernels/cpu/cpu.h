@@ -4,8 +4,9 @@
  *   backend.c  open, begin, end, the table      pool.c    workers
  *   memory.c   blocks, and shelves of weights   rope.c    phases to turns
  *   weight.c   packing                          cache.c   the slots' bytes, store
- *   matmul.c   products, experts                attend.c  queries against the cache
- *   ops.c      everything by rows               top.c     the largest logits
+ *   act.c      rows, and their integers         attend.c  queries against the cache
+ *   matmul.c   products, experts                top.c     the largest logits
+ *   ops.c      everything by rows
  *   isa-*.c    inner loops of an instruction set (isa.h)
  *
  * One thread owns a backend; workers touch an operation's data only while the
@@ -22,13 +23,15 @@
 #define ROPE_TABLES 4u                   /* different ropes in one batch */
 #define ROWS_NEAR 16u                    /* neighbours that a worker takes at once, at most: their bytes share lines of the cache */
 
-enum form { FORM_BYTES, FORM_WORDS, N_FORM };    /* of integers: what kinds of weights read */
+enum form { FORM_BYTES, FORM_WORDS, FORM_PANELS, N_FORM };       /* of integers: what kinds of weights read */
 
-struct ints {                            /* of an act's x */
-	struct quanta of;                /* q [n_row_max][bytes of the form * width], arrays [n_row_max][width / 32] */
-	void *blocks;                    /* the arrays' room, NULL if width % 32 */
-	uint32_t n_row;                  /* rows that are x's */
-	bool wanted;                     /* by a product: they are made as rows are written */
+struct ints {                            /* of an act's x; NULL if width % 32 */
+	struct quanta of;                /* of rows: q [n_row_max][cpu_row_bytes], arrays [n_row_max][width / 32] */
+	void *blocks;                    /* the arrays' room */
+	uint8_t *panels;                 /* [n_row_max / PANEL_ROWS][cpu_row_bytes] */
+	uint32_t n_row;                  /* rows of the step whose are x's */
+	bool wanted;                     /* by a product: they are made as rows are written, */
+	bool all;                        /* of rows that are in panels, too */
 };
 
 struct act {
@@ -184,11 +187,17 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 int cpu_act_new(struct backend *b, uint32_t width, struct act **out);
 void cpu_act_free(struct backend *b, struct act *a);
 void cpu_act_written(struct act *a);     /* its integers are none of x's any more */
-size_t cpu_form_bytes(const struct backend *b, enum form form);  /* of a value */
-/* From block on, of all rows' blocks. */
+uint32_t cpu_panel_rows(const struct backend *b);        /* the current rows' first ones, which are in panels */
+size_t cpu_row_bytes(const struct backend *b, const struct act *a, enum form form);      /* or a panel's */
+/* Of rows: from block on, of all rows' blocks; panels from row on, which begins one. */
 struct quanta cpu_quanta(const struct backend *b, const struct act *a, enum form form, size_t block);
-/* Integers of x[at..at+n-1], of all rows' values. */
-void cpu_quantize(const struct backend *b, const struct act *a, enum form form, size_t at, size_t n);
+const uint8_t *cpu_panels(const struct backend *b, const struct act *a, uint32_t row);
+/* Integers for w, of all current rows; routed: each of them is a row by itself. */
+void cpu_ints_need(struct backend *b, const struct weight *w, const struct act *in, bool routed);
+bool cpu_ints_wanted(const struct act *a);
+/* Those that are wanted, of x[at..at+n-1], of all rows' values, within a row; when all of them are. */
+void cpu_ints_make(const struct backend *b, const struct act *a, size_t at, size_t n);
+void cpu_ints_made(const struct backend *b, struct act *a);
 /* Items 0..n-1, of n_float values in all: by the caller alone where that is little. */
 void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n,
                  size_t n_float);

@@ -7,9 +7,11 @@
 #define ISA_TABLE isa_avx512
 #define ISA_NAME "avx512"
 #define ISA_TITLE "AVX-512 VNNI"
+#define ISA_PANELS
 
 #include "kernels/cpu/rows.inc"
 #include "kernels/cpu/dot.inc"
+#include "kernels/cpu/panel.inc"
 #include "kernels/cpu/attend.inc"
 #include "kernels/cpu/attend8.inc"
 #include "kernels/cpu/top.inc"

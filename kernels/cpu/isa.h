@@ -77,6 +77,21 @@ struct quanta {
 	bool halves;                     /* what is said of each sixteen is made, too: only weights of such blocks read it */
 };
 
+/* The same of sixteen rows side by side, block by block (as the micro-panels of GotoBLAS): what a product of
+ * many rows reads lies at distances that are known when it is compiled.  With pointers to so many rows
+ * compilers keep those in vector registers, and fetch them through the ports that the products need. */
+#define PANEL_ROWS 16u
+#define PANEL_ROWS_MOST 64u              /* of a product: their sums and a block of weights stay in the first cache */
+
+/* Of a block, behind its q: [PANEL_ROWS][n_plane * 32] int8, or in fifteen bits int16, 0, 2, 1, 3 of each four */
+struct panel_floats {
+	float scale[PANEL_ROWS];         /* struct quanta's e of fifteen bits, d of eight */
+	float s[3][PANEL_ROWS];
+	int32_t start[3][PANEL_ROWS];
+};
+
+#define PANEL_BLOCK(n_plane) (PANEL_ROWS * (n_plane) * 32 + sizeof(struct panel_floats))       /* bytes */
+
 struct rows {                            /* of a matmul; strides in elements */
 	uint32_t n;
 	unsigned n_plane;                /* 2: fifteen bits; 1: eight */
@@ -84,6 +99,7 @@ struct rows {                            /* of a matmul; strides in elements */
 	size_t x_stride;
 	struct quanta in;                /* of the first row, to be read; a row has q_stride bytes and b_stride blocks */
 	size_t q_stride, b_stride;
+	const uint8_t *panels;           /* of these rows, each [block][PANEL_BLOCK]: what dot_panels reads */
 	float *out;
 	size_t out_stride;
 };
@@ -155,8 +171,12 @@ struct isa {
 	void (*quantize)(const float *x, uint32_t n, unsigned n_plane, struct quanta to);
 	/* The same in fifteen bits, q as int16 [block][32]: no s, no start */
 	void (*quantize_words)(const float *x, uint32_t n, struct quanta to);
+	/* The same as n_plane has it, into the panel's row, a block at a time; NULL: no panels */
+	void (*quantize_panel)(const float *x, uint32_t n, unsigned n_plane, uint8_t *panel, uint32_t row, bool halves);
 	/* out[row][16 * group ...] of quantized weights and activations, or of words and words */
 	void (*dot)(const struct weight *w, uint32_t group, const struct rows *r, const float *bias);
+	/* the same of panels; r->n % PANEL_ROWS = 0, at most PANEL_ROWS_MOST */
+	void (*dot_panels)(const struct weight *w, uint32_t group, const struct rows *r, const float *bias);
 	/* the same in float32; tile: [n_in][16] */
 	void (*dot_float)(const float *tile, uint32_t n_in, uint32_t group, const struct rows *r, const float *bias);
 	void (*norm)(const struct norm *n, const float *weight, const float *bias,

@@ -161,6 +161,14 @@ INLINE v16i v_store_i16(void *p, v16 x)
 	_mm256_storeu_si256(p, _mm256_permute4x64_epi64(_mm256_packs_epi32(q.a, q.b), 0xd8));
 	return q;
 }
+INLINE v16i v_store_evens(void *p, v16 x)
+{
+	v16i r = v_int(x);
+	__m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(r.a, r.b), 0xd8);
+
+	_mm256_storeu_si256(p, _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8));
+	return r;
+}
 INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 x)
 {
 	const __m128i half = _mm_set1_epi16(64);

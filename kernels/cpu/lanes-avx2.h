@@ -12,7 +12,6 @@
 
 #include "kernels/cpu/lanes-256.h"
 
-#define TILE_ROWS 8              /* their sums lie in the first cache, and a block is made ready for all of them */
 #define ABREAST 2
 #define ABREAST_HALVES 2
 #define WORD_ROWS 4              /* eight were slower (measured) */
@@ -94,15 +93,7 @@ INLINE vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int
  * Words meet words: half as many products at once as of bytes, but once, and none saturates.  Four bytes
  * of a row become two words of two lanes, the even and the odd ones, so x lies 0, 2, 1, 3. */
 
-INLINE v16i v_store_fifteen(int8_t *q, unsigned at, v16 x)
-{
-	v16i r = v_int(x);
-	__m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(r.a, r.b), 0xd8);
-
-	words = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
-	_mm256_storeu_si256((void *)(q + 2 * at), words);
-	return r;
-}
+INLINE v16i v_store_fifteen(int8_t *q, unsigned at, v16 x) { return v_store_evens(q + 2 * at, x); }
 
 typedef struct { __m256i w[16][2]; int off; } vw15;        /* [even and odd of a quad][lanes 0..7, 8..15] */
 

@@ -121,6 +121,13 @@ INLINE v16i v_store_i16(void *p, v16 a)
 	_mm256_storeu_si256(p, _mm512_cvtepi32_epi16(q));
 	return q;
 }
+INLINE v16i v_store_evens(void *p, v16 a)
+{
+	__m512i q = _mm512_cvtps_epi32(a);
+
+	_mm256_storeu_si256(p, _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(_mm512_cvtepi32_epi16(q), 0xd8), 0xd8));
+	return q;
+}
 INLINE v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 {
 	__m512i q = _mm512_cvtps_epi32(a), h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
@@ -133,13 +140,13 @@ INLINE v16i v_plus(v16i a, v16i b) { return _mm512_add_epi32(a, b); }
 INLINE v16i v_join(v16i high, v16i low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low); }
 INLINE v16 v_float(v16i a) { return _mm512_cvtepi32_ps(a); }
 
-#define TILE_ROWS 16             /* of a product: as many sums as there are registers for, and eight more for weights */
-#define ABREAST 4                /* of those: whose integer sums grow in turns; */
-#define ABREAST_HALVES 2         /* where a block has two */
+#define ABREAST 4                /* rows of a product whose integer sums grow in turns; */
+#define ABREAST_HALVES 2         /* where a block has two; */
+#define SUMS 16                  /* at most, of panels */
 #define WORD_ROWS 8              /* of a product of words */
 
 typedef struct { __m512i w[8]; int off; } vw;
-typedef struct { v16i of[2 * ABREAST]; } vplanes_;        /* sums, for each row one or two */
+typedef struct { v16i of[SUMS]; } vplanes_;        /* sums, for each row one or two */
 
 /* up < 0: down */
 INLINE __m512i shift_(__m512i x, const int up)
@@ -222,6 +229,79 @@ INLINE v16i vq_dot(v16i sum, vq w, vx x) { return _mm512_dpbusd_epi32(sum, w, x)
 INLINE v16i vq_start(int32_t start) { return start_(start, 128); }
 
 #include "kernels/cpu/lanes-vnni.h"
+
+/* ---- the same weights as words, two a lane, against fifteen bits as v_store_evens has them ---- */
+
+typedef struct { __m512i w[16]; } vwords;      /* [even and odd of a quad] */
+
+/* Quads j and j + 4 of nibbles. */
+INLINE void nibble_words_(vwords *w, const int j, __m512i x)
+{
+	const __m512i low = _mm512_set1_epi16(15);
+
+	w->w[2 * j] = _mm512_and_si512(x, low);
+	w->w[2 * j + 8] = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
+	w->w[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(x, 8), low);
+	w->w[2 * j + 9] = _mm512_srli_epi16(x, 12);
+}
+
+/* The bits above those of quad j: from bit `at` of each byte. */
+INLINE void above_words_(vwords *w, const int j, __m512i x, const int at, const int n_bit)
+{
+	const __m512i high = _mm512_set1_epi16((short)(((1 << (n_bit - 4)) - 1) << 4));
+
+	w->w[2 * j] = _mm512_ternarylogic_epi32(shift_(x, 4 - at), high, w->w[2 * j], 0xea);
+	w->w[2 * j + 1] = _mm512_ternarylogic_epi32(_mm512_srli_epi16(x, 4 + at), high, w->w[2 * j + 1], 0xea);
+}
+
+INLINE void vwords_load(vwords *w, const uint8_t *p, const int n_bit)
+{
+	const int above = n_bit - 4, n = above ? 8 / above : 8;
+
+	UNROLL for (int j = 0; j < 8; j++) {
+		const __m512i x = _mm512_loadu_si512(p + 64 * (n_bit < 8 ? j % 4 : j));
+
+		if (n_bit == 8) {
+			w->w[2 * j] = _mm512_and_si512(x, _mm512_set1_epi16(255));
+			w->w[2 * j + 1] = _mm512_srli_epi16(x, 8);
+		} else if (j < 4)
+			nibble_words_(w, j, x);
+	}
+	if (n_bit < 8 && above)
+		UNROLL for (int j = 0; j < 8; j++)
+			above_words_(w, j, _mm512_loadu_si512(p + 256 + 64 * (j / n)), j % n * above, n_bit);
+}
+
+/* Compilers would keep them in the registers that sums need. */
+INLINE void vwords_keep(vwords *w) { __asm__("" : "+m"(w->w)); }
+
+/* Of n rows side by side, x: the first one's, start: of the first one.  An address is written out for each
+ * product: compilers would keep it in a register. */
+INLINE vsums vwords_dots(const vwords *w, const int off, const int n, const int8_t *x, const int32_t *start, int from, int to)
+{
+	vsums r;
+
+	UNROLL for (int i = 0; i < n; i++)
+		r.of[i] = start_(start[i], off);
+	UNROLL for (int j = 2 * from; j < 2 * to; j++)
+		UNROLL for (int i = 0; i < n; i++)
+			__asm__("vpdpwssd %2%{1to16%}, %1, %0"
+			        : "+v"(r.of[i]) : "v"(w->w[j]), "m"(*(const int8_t (*)[4])(x + 64 * i + 4 * j)));
+	return r;
+}
+
+INLINE vsums vw_panel_dots(const vw *w, const int n, const int8_t *x, const int32_t *start, int from, int to)
+{
+	vsums r;
+
+	UNROLL for (int i = 0; i < n; i++)
+		r.of[i] = start_(start[i], w->off);
+	UNROLL for (int j = from; j < to; j++)
+		UNROLL for (int i = 0; i < n; i++)
+			__asm__("vpdpbusd %2%{1to16%}, %1, %0"
+			        : "+v"(r.of[i]) : "v"(w->w[j]), "m"(*(const int8_t (*)[4])(x + 32 * i + 4 * j)));
+	return r;
+}
 
 /* ---- sixteen lanes of two words against the same two of x ---- */
 

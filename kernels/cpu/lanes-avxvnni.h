@@ -7,8 +7,8 @@
 
 #include "kernels/cpu/lanes-256.h"
 
-#define TILE_ROWS 8              /* their sums lie in the first cache, and a block is made ready for all of them */
 #define ABREAST 2
+#define SUMS 2
 #define ABREAST_HALVES 2
 #define WORD_ROWS 8              /* a little faster than four here (measured) */
 

@@ -180,6 +180,18 @@ static inline v16i v_store_i16(void *p, v16 a)
 	return r;
 }
 
+/* The same, 0, 2, 1, 3 of each four: what meets the even bytes of a quad, and the odd ones */
+static inline v16i v_store_evens(void *p, v16 a)
+{
+	v16i r = v_int(a);
+	int16_t q[16];
+
+	for (int l = 0; l < 16; l++)
+		q[l] = (int16_t)r.i[l / 4 * 4 + l % 2 * 2 + l / 2 % 2];
+	memcpy(p, q, sizeof(q));
+	return r;
+}
+
 /* a, |a| <= 16256, rounded to nearest even, as 128 * high + low */
 static inline v16i v_store_i15(int8_t *high, int8_t *low, v16 a)
 {
@@ -229,7 +241,6 @@ static inline v16 v_float(v16i a) { LANES((float)a.i[l]); }
 
 /* ---- 16 rows x 32 inputs of unsigned weights, and their integer products ---- */
 
-#define TILE_ROWS 8
 #define ABREAST 1
 #define ABREAST_HALVES 1
 #define WORD_ROWS 8

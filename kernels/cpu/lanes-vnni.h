@@ -7,7 +7,7 @@
 
 #include "kernels/cpu/lanes-planes.h"
 
-typedef struct { v16i of[ABREAST]; } vsums;
+typedef struct { v16i of[SUMS]; } vsums;
 
 INLINE vsums vw_dots(const vw *w, const int n, const int8_t *const *x, const int32_t *start, int from, int to)
 {

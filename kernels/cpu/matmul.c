@@ -4,9 +4,7 @@
  * An item is a few groups of sixteen output rows against all activation rows, so
  * a weight is read from memory once a step.  Many rows are shared out instead, the same
  * ones to the same worker as in operations by rows: what it wrote it reads again, and
- * workers read the same weights at about the same time.  The integers of an act are
- * made when a product first needs them, and kept until the act is written again or a product needs
- * more of them: the three products of a normalised row share one set.
+ * workers read the same weights at about the same time.
  *
  * The hard idea: workers meet at the end of whatever is run, and a small product is
  * hardly longer than the meeting.  So a product waits (b->waiting) for others of the
@@ -19,32 +17,44 @@
 
 #define ITEM_BYTES 131072u       /* of weights at most: long enough for the memory to see what comes */
 #define ITEM_ROWS 2u             /* with more rows items are shorter, down to an eighth: the last one is waited for */
-#define PANEL 64u                /* activation rows that stay in the cache */
 #define OWN_ROWS 32u             /* of a worker at least, where rows are shared out (measured) */
+
+_Static_assert(ROWS_NEAR % PANEL_ROWS == 0, "a panel is one worker's");
 
 static enum form form_of(const struct weight *w)
 {
 	return w->pack == PACK_WORD ? FORM_WORDS : FORM_BYTES;
 }
 
-static void panel(const struct product *p, uint32_t group, uint32_t row, uint32_t n, const float *tile)
+/* A group by rows row..row+n-1, at most PANEL_ROWS_MOST: those that are in panels, and the rest. */
+static void product_rows(const struct product *p, uint32_t group, uint32_t row, uint32_t n, uint32_t n_panel_row,
+                         const float *tile)
 {
 	const struct act *in = p->in;
 	const struct weight *w = p->w;
 	const enum form form = form_of(w);
-	const struct rows r = {
+	struct rows r = {
 		.n = n, .n_plane = p->b->n_plane, .x = in->x + row * in->stride, .x_stride = in->stride,
-		.in = cpu_quanta(p->b, in, form, (size_t)row * (in->width / 32)),
-		.q_stride = cpu_form_bytes(p->b, form) * in->width, .b_stride = in->width / 32,
+		.q_stride = cpu_row_bytes(p->b, in, form), .b_stride = in->width / 32,
 		.out = p->out->x + row * p->out->stride, .out_stride = p->out->stride,
 	};
 
 	if (!tile && w->pack == PACK_F32)
 		tile = (const float *)(const void *)w->values + (size_t)group * w->n_in * 16;
-	if (tile)
+	if (tile) {
 		p->b->isa->dot_float(tile, w->n_in, group, &r, p->bias);
-	else
-		p->b->isa->dot(w, group, &r, p->bias);
+		return;
+	}
+	if (form == FORM_BYTES && row < n_panel_row) {
+		r.n = n_panel_row - row < n ? n_panel_row - row : n;
+		r.panels = cpu_panels(p->b, in, row);
+		p->b->isa->dot_panels(w, group, &r, p->bias);
+		row += r.n;
+		r.out += r.n * r.out_stride;
+		r.n = n - r.n;
+	}
+	r.in = cpu_quanta(p->b, in, form, (size_t)row * (in->width / 32));
+	p->b->isa->dot(w, group, &r, p->bias);
 }
 
 /* The first row of a part: about where pool_run_near cuts rows. */
@@ -58,15 +68,17 @@ static uint32_t part_row(const struct backend *b, uint32_t part)
 /* Groups first..last-1. */
 static void multiply(const struct product *p, uint32_t part, uint32_t first, uint32_t last, unsigned worker)
 {
-	const uint32_t begin = part_row(p->b, part), end = part_row(p->b, part + 1);
+	const uint32_t begin = part_row(p->b, part), end = part_row(p->b, part + 1), n_panel_row = cpu_panel_rows(p->b);
 	float *tile = p->exact ? p->b->scratch[worker].tile : NULL;
 
-	for (uint32_t row = begin; row < end; row += PANEL)
+	for (uint32_t row = begin, n; row < end; row += n) {
+		n = end - row < PANEL_ROWS_MOST ? end - row : PANEL_ROWS_MOST;
 		for (uint32_t g = first; g < last; g++) {
 			if (tile && (row == begin || last - first > 1))
 				cpu_weight_tile(p->w, g, tile);
-			panel(p, g, row, end - row < PANEL ? end - row : PANEL, tile);
+			product_rows(p, g, row, n, n_panel_row, tile);
 		}
+	}
 }
 
 /* The product's first group that begins at a byte of all that wait, or behind it. */
@@ -124,38 +136,6 @@ void cpu_products(struct backend *b)
 	b->n_waiting = 0;
 }
 
-struct quantize {
-	struct backend *b;
-	struct act *a;
-	enum form form;
-};
-
-static void quantize_row(void *ctx, uint32_t row, unsigned worker)
-{
-	const struct quantize *q = ctx;
-
-	(void)worker;
-	cpu_quantize(q->b, q->a, q->form, (size_t)row * q->a->width, q->a->width);
-}
-
-static void need_ints(struct backend *b, const struct weight *w, const struct act *in)
-{
-	/* a cache of x that only this file sees: writing it does not change the act */
-	struct act *a = (struct act *)(uintptr_t)in;
-	struct quantize q = { b, a, form_of(w) };
-	struct ints *ints = &a->ints[q.form];
-
-	ints->wanted = true;
-	if (w->pack == PACK_INT && w->quant->n_sub < 32 && !ints->of.halves) {
-		ints->of.halves = true;
-		ints->n_row = 0;
-	}
-	if (ints->n_row >= b->n_row)
-		return;
-	cpu_by_rows(b, quantize_row, &q, b->n_row, (size_t)b->n_row * a->width);
-	ints->n_row = b->n_row;
-}
-
 /* Beside those that wait: another input, or the same output. */
 static bool must_follow(const struct backend *b, const struct act *in, const struct act *out)
 {
@@ -181,7 +161,7 @@ void cpu_matmul(struct backend *b, const struct weight *w, const struct weight *
 	p.bias = bias ? bias->vector : NULL;
 	p.exact = w->vector || (ints && b->batch->exact);
 	if (ints && !p.exact)
-		need_ints(b, w, in);
+		cpu_ints_need(b, w, in, false);
 	cpu_act_written(out);
 	b->waiting[b->n_waiting++] = p;
 }
@@ -212,7 +192,7 @@ static void routed(void *ctx, uint32_t item, unsigned worker)
 	for (uint32_t g = first; g < first + o->part && g < o->n_group; g++) {
 		if (tile)
 			cpu_weight_tile(&w, g, tile);
-		panel(&p, g, row, 1, tile);
+		product_rows(&p, g, row, 1, 0, tile);
 	}
 }
 
@@ -231,7 +211,7 @@ void cpu_matmul_routed(struct backend *b, uint32_t which, const struct weight *w
 		return;
 	o.exact = ints && b->batch->exact;
 	if (ints && !o.exact)
-		need_ints(b, w, in);
+		cpu_ints_need(b, w, in, true);
 	cpu_act_written(out);
 	bytes = w->n_byte / w->n_group + 1;
 	o.n_group = out->width / 16;

@@ -1,6 +1,6 @@
 /*
  * Operations that take rows one by one: embed, norm, gated activation, add,
- * select, softcap, clamp, read; and the acts they work on.
+ * select, softcap, clamp, read.
  *
  * Few rows are done by the caller: waking a worker costs more.
  */
@@ -13,92 +13,6 @@
 
 #define ALONE_FLOATS 8192u       /* work that is not worth a second worker */
 #define COLUMNS 8192u            /* of an item of a wide row */
-
-size_t cpu_form_bytes(const struct backend *b, enum form form)
-{
-	return form == FORM_WORDS ? sizeof(int16_t) : b->n_plane;
-}
-
-/* 0 or -ENOMEM.  What no product reads is never touched. */
-static int ints_new(const struct backend *b, struct act *a, enum form form)
-{
-	const size_t n_block = (size_t)b->n_row_max * (a->width / 32), n_array = (n_block + 15) / 16 * 16;
-	struct ints *ints = &a->ints[form];
-	float *d = ints->blocks = cpu_alloc(5 * n_array * sizeof(float) + 3 * n_array * sizeof(int32_t));
-
-	ints->of.q = cpu_alloc(n_block * cpu_form_bytes(b, form) * 32);
-	if (!d || !ints->of.q)
-		return -ENOMEM;
-	ints->of.d = d;
-	ints->of.e = d + n_array;
-	for (int i = 0; i < 3; i++) {
-		ints->of.s[i] = d + (2 + i) * n_array;
-		ints->of.start[i] = (int32_t *)(d + 5 * n_array) + i * n_array;
-	}
-	return 0;
-}
-
-int cpu_act_new(struct backend *b, uint32_t width, struct act **out)
-{
-	struct act *a = NULL;
-
-	assert(out);
-	if (width == 0 || width > 1u << 28)
-		return -EINVAL;
-	a = calloc(1, sizeof(*a));
-	if (!a)
-		return -ENOMEM;
-	a->width = width;
-	a->stride = ROUND16((size_t)width);
-	a->x = cpu_alloc(b->n_row_max * a->stride * sizeof(float));
-	if (!a->x || (width % 32 == 0 && (ints_new(b, a, FORM_BYTES) || ints_new(b, a, FORM_WORDS)))) {
-		cpu_act_free(b, a);
-		return -ENOMEM;
-	}
-	*out = a;
-	return 0;
-}
-
-struct quanta cpu_quanta(const struct backend *b, const struct act *a, enum form form, size_t block)
-{
-	const struct quanta *of = &a->ints[form].of;
-
-	if (!a->ints[form].blocks)
-		return *of;
-	return (struct quanta){
-		of->q + block * cpu_form_bytes(b, form) * 32, of->d + block, of->e + block, { of->s[0] + block, of->s[1] + block, of->s[2] + block },
-		{ of->start[0] + block, of->start[1] + block, of->start[2] + block }, of->halves,
-	};
-}
-
-void cpu_quantize(const struct backend *b, const struct act *a, enum form form, size_t at, size_t n)
-{
-	const struct quanta to = cpu_quanta(b, a, form, at / 32);
-
-	if (form == FORM_WORDS)
-		b->isa->quantize_words(a->x + at, (uint32_t)n, to);
-	else
-		b->isa->quantize(a->x + at, (uint32_t)n, b->n_plane, to);
-}
-
-void cpu_act_written(struct act *a)
-{
-	for (int i = 0; i < N_FORM; i++)
-		a->ints[i].n_row = 0;
-}
-
-void cpu_act_free(struct backend *b, struct act *a)
-{
-	(void)b;
-	if (!a)
-		return;
-	cpu_free(a->x);
-	for (int i = 0; i < N_FORM; i++) {
-		cpu_free(a->ints[i].of.q);
-		cpu_free(a->ints[i].blocks);
-	}
-	free(a);
-}
 
 typedef void op_fn(void *ctx, uint32_t item, unsigned worker);
 
@@ -131,9 +45,7 @@ static void then_ints(void *ctx, uint32_t item, unsigned worker)
 	size_t n, at = stretch(o, item, &n);
 
 	o->fn(ctx, item, worker);
-	for (int i = 0; i < N_FORM; i++)
-		if (o->out->ints[i].wanted)
-			cpu_quantize(o->b, o->out, (enum form)i, at, n);
+	cpu_ints_make(o->b, o->out, at, n);
 }
 
 void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n,
@@ -151,16 +63,14 @@ void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigne
 static void by_rows(struct op *o, op_fn *fn, bool columns)
 {
 	const size_t stride = o->out->stride;
-	struct ints *ints = o->out->ints;
-	op_fn *item = ints[FORM_BYTES].wanted || ints[FORM_WORDS].wanted ? then_ints : fn;
+	op_fn *item = cpu_ints_wanted(o->out) ? then_ints : fn;
 	uint32_t n;
 
 	o->fn = fn;
 	o->n_column = columns ? (uint32_t)((stride + COLUMNS - 1) / COLUMNS) : 1;
 	n = o->b->n_row * o->n_column;
 	cpu_by_rows(o->b, item, o, n, o->b->n_row * stride);
-	for (int i = 0; i < N_FORM; i++)
-		ints[i].n_row = ints[i].wanted ? o->b->n_row : 0;
+	cpu_ints_made(o->b, o->out);
 }
 
 static void embed_row(void *ctx, uint32_t row, unsigned worker)
