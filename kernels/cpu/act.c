@@ -117,30 +117,29 @@ const uint8_t *cpu_panels(const struct backend *b, const struct act *a, uint32_t
 	return a->ints[FORM_PANELS].panels + row / PANEL_ROWS * cpu_row_bytes(b, a, FORM_PANELS);
 }
 
-/* Is this form made of a row? */
-static bool is_made(const struct backend *b, const struct act *a, enum form form, size_t row)
+/* Is a wanted form made of a row? */
+static bool is_made(const struct backend *b, const struct act *a, enum form form, uint32_t row)
 {
 	const bool in_panel = row < cpu_panel_rows(b);
 
-	if (!a->ints[form].wanted)
-		return false;
-	return form == FORM_WORDS || (form == FORM_PANELS ? in_panel : !in_panel || a->ints[FORM_BYTES].all);
+	return form == FORM_WORDS || (form == FORM_PANELS ? in_panel : !in_panel || a->ints[form].all);
 }
 
-static void make(const struct backend *b, const struct act *a, enum form form, size_t at, uint32_t n)
+/* Of blocks block..block+n-1 of a row. */
+static void make(const struct backend *b, const struct act *a, enum form form, uint32_t row, uint32_t block, uint32_t n)
 {
-	const size_t row = at / a->width;
-	const float *x = a->x + at;
-	uint8_t *panel;
+	const struct ints *ints = &a->ints[form];
+	const float *x = a->x + row * a->stride + block * 32;
+	const size_t at = row * (size_t)(a->width / 32) + block;
 
-	if (!is_made(b, a, form, row))
+	if (!ints->wanted || !is_made(b, a, form, row))
 		return;
 	switch (form) {
-	case FORM_BYTES: b->isa->quantize(x, n, b->n_plane, cpu_quanta(b, a, form, at / 32)); break;
-	case FORM_WORDS: b->isa->quantize_words(x, n, cpu_quanta(b, a, form, at / 32)); break;
+	case FORM_BYTES: b->isa->quantize(x, n * 32, b->n_plane, cpu_quanta(b, a, form, at)); break;
+	case FORM_WORDS: b->isa->quantize_words(x, n * 32, cpu_quanta(b, a, form, at)); break;
 	case FORM_PANELS:
-		panel = a->ints[form].panels + row / PANEL_ROWS * cpu_row_bytes(b, a, form) + at % a->width / 32 * block_bytes(b, form);
-		b->isa->quantize_panel(x, n, b->n_plane, panel, row % PANEL_ROWS, a->ints[form].of.halves);
+		b->isa->quantize_panel(x, n * 32, b->n_plane, ints->panels + row / PANEL_ROWS * cpu_row_bytes(b, a, form)
+		                       + block * block_bytes(b, form), row % PANEL_ROWS, ints->of.halves);
 		break;
 	case N_FORM: break;
 	}
@@ -151,10 +150,10 @@ bool cpu_ints_wanted(const struct act *a)
 	return a->ints[FORM_BYTES].wanted || a->ints[FORM_WORDS].wanted;
 }
 
-void cpu_ints_make(const struct backend *b, const struct act *a, size_t at, size_t n)
+void cpu_ints_make(const struct backend *b, const struct act *a, uint32_t row, uint32_t block, uint32_t n)
 {
 	for (int i = 0; i < N_FORM; i++)
-		make(b, a, (enum form)i, at, (uint32_t)n);
+		make(b, a, (enum form)i, row, block, n);
 }
 
 void cpu_ints_made(const struct backend *b, struct act *a)
@@ -174,7 +173,7 @@ static void quantize_row(void *ctx, uint32_t row, unsigned worker)
 	const struct quantize *q = ctx;
 
 	(void)worker;
-	make(q->b, q->a, q->form, (size_t)row * q->a->width, q->a->width);
+	make(q->b, q->a, q->form, row, 0, q->a->width / 32);
 }
 
 static void need(struct backend *b, struct act *a, enum form form, bool halves, bool all)

@@ -195,8 +195,8 @@ const uint8_t *cpu_panels(const struct backend *b, const struct act *a, uint32_t
 /* Integers for w, of all current rows; routed: each of them is a row by itself. */
 void cpu_ints_need(struct backend *b, const struct weight *w, const struct act *in, bool routed);
 bool cpu_ints_wanted(const struct act *a);
-/* Those that are wanted, of x[at..at+n-1], of all rows' values, within a row; when all of them are. */
-void cpu_ints_make(const struct backend *b, const struct act *a, size_t at, size_t n);
+/* Those that are wanted, of blocks block..block+n-1 of a row; then, when all of them are made. */
+void cpu_ints_make(const struct backend *b, const struct act *a, uint32_t row, uint32_t block, uint32_t n);
 void cpu_ints_made(const struct backend *b, struct act *a);
 /* Items 0..n-1, of n_float values in all: by the caller alone where that is little. */
 void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n,

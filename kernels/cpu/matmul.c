@@ -26,35 +26,35 @@ static enum form form_of(const struct weight *w)
 	return w->pack == PACK_WORD ? FORM_WORDS : FORM_BYTES;
 }
 
-/* A group by rows row..row+n-1, at most PANEL_ROWS_MOST: those that are in panels, and the rest. */
-static void product_rows(const struct product *p, uint32_t group, uint32_t row, uint32_t n, uint32_t n_panel_row,
-                         const float *tile)
+/* Rows row..row+n-1 as a product reads them; panels: in these. */
+static struct rows rows_of(const struct product *p, uint32_t row, uint32_t n, bool panels)
 {
 	const struct act *in = p->in;
-	const struct weight *w = p->w;
-	const enum form form = form_of(w);
-	struct rows r = {
+	const enum form form = form_of(p->w);
+
+	return (struct rows){
 		.n = n, .n_plane = p->b->n_plane, .x = in->x + row * in->stride, .x_stride = in->stride,
+		.in = cpu_quanta(p->b, in, form, (size_t)row * (in->width / 32)),
 		.q_stride = cpu_row_bytes(p->b, in, form), .b_stride = in->width / 32,
+		.panels = panels ? cpu_panels(p->b, in, row) : NULL,
 		.out = p->out->x + row * p->out->stride, .out_stride = p->out->stride,
 	};
+}
+
+/* tile: the group as floats, or NULL */
+static void product_group(const struct product *p, uint32_t group, const struct rows *r, const float *tile)
+{
+	const struct isa *isa = p->b->isa;
+	const struct weight *w = p->w;
 
 	if (!tile && w->pack == PACK_F32)
 		tile = (const float *)(const void *)w->values + (size_t)group * w->n_in * 16;
-	if (tile) {
-		p->b->isa->dot_float(tile, w->n_in, group, &r, p->bias);
-		return;
-	}
-	if (form == FORM_BYTES && row < n_panel_row) {
-		r.n = n_panel_row - row < n ? n_panel_row - row : n;
-		r.panels = cpu_panels(p->b, in, row);
-		p->b->isa->dot_panels(w, group, &r, p->bias);
-		row += r.n;
-		r.out += r.n * r.out_stride;
-		r.n = n - r.n;
-	}
-	r.in = cpu_quanta(p->b, in, form, (size_t)row * (in->width / 32));
-	p->b->isa->dot(w, group, &r, p->bias);
+	if (tile)
+		isa->dot_float(tile, w->n_in, group, r, p->bias);
+	else if (r->panels)
+		isa->dot_panels(w, group, r, p->bias);
+	else
+		isa->dot(w, group, r, p->bias);
 }
 
 /* The first row of a part: about where pool_run_near cuts rows. */
@@ -65,18 +65,23 @@ static uint32_t part_row(const struct backend *b, uint32_t part)
 	return n < b->n_row ? n : b->n_row;
 }
 
-/* Groups first..last-1. */
+/* Groups first..last-1 by rows that stay in the cache meanwhile: as many as fit into it, in panels or not. */
 static void multiply(const struct product *p, uint32_t part, uint32_t first, uint32_t last, unsigned worker)
 {
-	const uint32_t begin = part_row(p->b, part), end = part_row(p->b, part + 1), n_panel_row = cpu_panel_rows(p->b);
+	const uint32_t begin = part_row(p->b, part), end = part_row(p->b, part + 1);
+	const uint32_t panels = p->w->pack == PACK_INT && !p->exact ? cpu_panel_rows(p->b) : 0;
 	float *tile = p->exact ? p->b->scratch[worker].tile : NULL;
 
 	for (uint32_t row = begin, n; row < end; row += n) {
-		n = end - row < PANEL_ROWS_MOST ? end - row : PANEL_ROWS_MOST;
+		const uint32_t to = row < panels && panels < end ? panels : end;
+		struct rows r;
+
+		n = to - row < PANEL_ROWS_MOST ? to - row : PANEL_ROWS_MOST;
+		r = rows_of(p, row, n, row < panels);
 		for (uint32_t g = first; g < last; g++) {
 			if (tile && (row == begin || last - first > 1))
 				cpu_weight_tile(p->w, g, tile);
-			product_rows(p, g, row, n, n_panel_row, tile);
+			product_group(p, g, &r, tile);
 		}
 	}
 }
@@ -187,12 +192,13 @@ static void routed(void *ctx, uint32_t item, unsigned worker)
 		.b = o->b, .w = &w, .in = o->in, .out = o->out,
 		.bias = o->bias ? o->bias->vector + (size_t)expert * w.n_out : NULL,
 	};
+	const struct rows r = rows_of(&p, row, 1, false);
 	float *tile = o->exact ? o->b->scratch[worker].tile : NULL;
 
 	for (uint32_t g = first; g < first + o->part && g < o->n_group; g++) {
 		if (tile)
 			cpu_weight_tile(&w, g, tile);
-		product_rows(&p, g, row, 1, 0, tile);
+		product_group(&p, g, &r, tile);
 	}
 }
 

@@ -42,10 +42,11 @@ static size_t stretch(const struct op *o, uint32_t item, size_t *n)
 static void then_ints(void *ctx, uint32_t item, unsigned worker)
 {
 	const struct op *o = ctx;
-	size_t n, at = stretch(o, item, &n);
+	size_t n;
 
+	stretch(o, item, &n);
 	o->fn(ctx, item, worker);
-	cpu_ints_make(o->b, o->out, at, n);
+	cpu_ints_make(o->b, o->out, item / o->n_column, item % o->n_column * (COLUMNS / 32), (uint32_t)n / 32);
 }
 
 void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigned worker), void *ctx, uint32_t n,
