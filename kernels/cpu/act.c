@@ -70,7 +70,7 @@ int cpu_act_new(struct backend *b, uint32_t width, struct act **out)
 	if (!a)
 		return -ENOMEM;
 	a->width = width;
-	a->stride = ROUND16((size_t)width);
+	a->stride = 16 * (((size_t)width + 15) / 16 | 1);        /* odd: columns of rows lie in different sets of a cache */
 	a->x = cpu_alloc(b->n_row_max * a->stride * sizeof(float));
 	if (!a->x || (width % 32 == 0 && (rows_new(b, a, FORM_BYTES) || rows_new(b, a, FORM_WORDS) || panels_new(b, a)))) {
 		cpu_act_free(b, a);

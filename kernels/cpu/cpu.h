@@ -36,7 +36,7 @@ struct ints {                            /* of an act's x; NULL if width % 32 */
 
 struct act {
 	uint32_t width;
-	size_t stride;                   /* width padded to 16 */
+	size_t stride;                   /* width padded to 16, and then to an odd number of those */
 	float *x;                        /* [n_row_max][stride] */
 	struct ints ints[N_FORM];
 };

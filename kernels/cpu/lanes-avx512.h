@@ -254,7 +254,7 @@ INLINE void above_words_(vwords *w, const int j, __m512i x, const int at, const 
 	w->w[2 * j + 1] = _mm512_ternarylogic_epi32(_mm512_srli_epi16(x, 4 + at), high, w->w[2 * j + 1], 0xea);
 }
 
-INLINE void vwords_load(vwords *w, const uint8_t *p, const int n_bit)
+INLINE void vwords_load(vwords *w, const uint8_t *p, const int n_bit, const int off)
 {
 	const int above = n_bit - 4, n = above ? 8 / above : 8;
 
@@ -270,19 +270,22 @@ INLINE void vwords_load(vwords *w, const uint8_t *p, const int n_bit)
 	if (n_bit < 8 && above)
 		UNROLL for (int j = 0; j < 8; j++)
 			above_words_(w, j, _mm512_loadu_si512(p + 256 + 64 * (j / n)), j % n * above, n_bit);
+	if (off)
+		UNROLL for (int j = 0; j < 16; j++)
+			w->w[j] = _mm512_sub_epi16(w->w[j], _mm512_set1_epi16((short)off));
 }
 
 /* Compilers would keep them in the registers that sums need. */
 INLINE void vwords_keep(vwords *w) { __asm__("" : "+m"(w->w)); }
 
-/* Of n rows side by side, x: the first one's, start: of the first one.  An address is written out for each
- * product: compilers would keep it in a register. */
-INLINE vsums vwords_dots(const vwords *w, const int off, const int n, const int8_t *x, const int32_t *start, int from, int to)
+/* Of n rows side by side, x: the first one's.  An address is written out for each product: compilers would keep
+ * it in a register. */
+INLINE vsums vwords_dots(const vwords *w, const int n, const int8_t *x, int from, int to)
 {
 	vsums r;
 
 	UNROLL for (int i = 0; i < n; i++)
-		r.of[i] = start_(start[i], off);
+		r.of[i] = _mm512_setzero_si512();
 	UNROLL for (int j = 2 * from; j < 2 * to; j++)
 		UNROLL for (int i = 0; i < n; i++)
 			__asm__("vpdpwssd %2%{1to16%}, %1, %0"
@@ -290,6 +293,7 @@ INLINE vsums vwords_dots(const vwords *w, const int off, const int n, const int8
 	return r;
 }
 
+/* The same of bytes; start: of the first row */
 INLINE vsums vw_panel_dots(const vw *w, const int n, const int8_t *x, const int32_t *start, int from, int to)
 {
 	vsums r;
