@@ -171,9 +171,12 @@ static void run_split(const struct job *j, const struct tile *t, uint32_t n, str
 	for (uint32_t r = 0, i = 0; r < t->n_row; r++) {
 		uint64_t pos = j->b->batch->rows[t->row + r].pos;
 		uint64_t at = head ? window_query(t->seq->window, pos) : pos;
+		uint32_t lo, hi;
 
+		seen(t, head, split, pos, &lo, &hi);
 		for (uint32_t h = 0; h < t->n_head; h++, i++) {
-			seen(t, head, split, pos, &s.lo[i], &s.hi[i]);
+			s.lo[i] = lo;
+			s.hi[i] = hi;
 			s.slope[i] = s.alibi ? j->a->alibi[t->head + h] : 0;
 			s.distance[i] = (float)(int64_t)(at - base);
 		}

@@ -87,7 +87,7 @@ struct quanta {
 struct panel_floats {
 	float scale[PANEL_ROWS];         /* struct quanta's e of fifteen bits, d of eight */
 	float s[3][PANEL_ROWS];
-	int32_t start[3][PANEL_ROWS];
+	int32_t start[3][PANEL_ROWS];    /* of eight bits: of fifteen weights are signed */
 };
 
 #define PANEL_BLOCK(n_plane) (PANEL_ROWS * (n_plane) * 32 + sizeof(struct panel_floats))       /* bytes */
