@@ -12,10 +12,10 @@
 
 #define EXPERTS 40
 
-/* Rows that choose experts: against plain sums over the chosen ones, and bitwise the
- * same however the rows are cut. */
+/* Rows that choose experts, beside one that all have: against plain sums over the chosen ones,
+ * and bitwise the same however the rows are cut. */
 struct mixture {
-	struct matrix *w, *bias, *router, *inputs;       /* w: [n_expert * n_out] */
+	struct matrix *w, *bias, *router, *shared, *inputs;      /* w: [n_expert * n_out] */
 	uint32_t n_expert, n_out, n_used, n_row;
 	bool exact, eight;               /* eight: bits of activations */
 };
@@ -24,14 +24,16 @@ static void mixture_play(const struct mixture *m, struct place place, uint32_t n
 {
 	struct backend *b = place_open(place, n);
 	struct weight *w = matrix_load(b, m->w), *bias = matrix_load(b, m->bias), *table = matrix_load(b, m->inputs);
-	struct weight *router = matrix_load(b, m->router);
-	struct act *x, *y, *sum, *logits;
+	struct weight *router = matrix_load(b, m->router), *shared = matrix_load(b, m->shared);
+	struct act *x, *y, *z, *sum, *logits;
+	float *before = malloc(n * m->n_out * sizeof *before), *after = malloc(n * m->n_out * sizeof *after);
 	struct batch_row rows[ROWS];
 	struct batch_seq seq = { .window = { 4, 1000 } };
 	struct batch batch = { .n_seq = 1, .rows = rows, .seqs = &seq, .exact = m->exact };
 
 	assert_int_equal(desk_ops->act_new(b, m->w->n_in, &x), 0);
 	assert_int_equal(desk_ops->act_new(b, m->n_out, &y), 0);
+	assert_int_equal(desk_ops->act_new(b, m->n_out, &z), 0);
 	assert_int_equal(desk_ops->act_new(b, m->n_out, &sum), 0);
 	assert_int_equal(desk_ops->act_new(b, m->n_expert, &logits), 0);
 	for (uint32_t first = 0; first < m->n_row; first += n) {
@@ -41,22 +43,32 @@ static void mixture_play(const struct mixture *m, struct place place, uint32_t n
 		desk_ops->begin(b, NULL, &batch);
 		desk_ops->embed(b, table, 0.5f, x);
 		desk_ops->matmul(b, router, NULL, x, logits);
+		desk_ops->matmul(b, shared, NULL, x, z);
+		desk_ops->read(b, z, before);
 		desk_ops->route(b, m->n_used, logits);
 		for (uint32_t k = 0; k < m->n_used; k++) {
 			desk_ops->matmul_routed(b, k, w, bias, x, y);
 			desk_ops->add_routed(b, k, y, sum);
 		}
+		desk_ops->matmul(b, shared, NULL, x, z);
+		desk_ops->read(b, z, after);
+		desk_ops->add(b, sum, z, sum);
 		desk_ops->read(b, sum, out + (size_t)first * m->n_out);
 		assert_int_equal(desk_ops->end(b, NULL), 0);
+		assert_memory_equal(before, after, batch.n_row * m->n_out * sizeof *before);
 	}
+	free(before);
+	free(after);
 	desk_ops->act_free(b, x);
 	desk_ops->act_free(b, y);
+	desk_ops->act_free(b, z);
 	desk_ops->act_free(b, sum);
 	desk_ops->act_free(b, logits);
 	desk_ops->weight_free(b, w);
 	desk_ops->weight_free(b, bias);
 	desk_ops->weight_free(b, table);
 	desk_ops->weight_free(b, router);
+	desk_ops->weight_free(b, shared);
 	desk_ops->close(b);
 }
 
@@ -74,11 +86,14 @@ static void mixture_check(const struct mixture *m, const float *out)
 	const uint32_t n_in = m->w->n_in;
 	const size_t n = (size_t)n_in * m->w->n_out;
 	const bool words = is_words(m->w->quant, n_in) && !m->exact;
-	float *weights = malloc(n * sizeof(float));
+	float *weights = malloc(n * sizeof(float)), shared[512 * 48];
 
 	memcpy(weights, m->w->values, n * sizeof(float));
-	if (words)
+	memcpy(shared, m->shared->values, (size_t)n_in * m->n_out * sizeof(float));
+	if (words) {
 		round_words(m->w->values, (uint32_t)n, weights);
+		round_words(m->shared->values, n_in * m->n_out, shared);
+	}
 	for (uint32_t row = 0; row < m->n_row; row++) {
 		float *x = m->inputs->values + (size_t)token_of(row) * n_in, seen[512];
 		double logit[EXPERTS], weight[EXPERTS], total = 0;
@@ -100,6 +115,12 @@ static void mixture_check(const struct mixture *m, const float *out)
 		for (uint32_t j = 0; j < m->n_out; j++) {
 			double sum = 0, got = (double)out[(size_t)row * m->n_out + j], size = 0;
 
+			for (uint32_t i = 0; i < n_in; i++) {
+				double t = (double)shared[j * n_in + i] * (double)seen[i];
+
+				sum += t;
+				size += fabs(t);
+			}
 			for (uint32_t e = 0; e < m->n_expert; e++) {
 				double part = (double)m->bias->values[e * m->n_out + j];
 
@@ -130,6 +151,7 @@ static void mixture(struct mixture m, uint32_t type, float router)
 	m.w = matrix_random(&r, type, 256, m.n_expert * m.n_out, 1);
 	m.bias = matrix_random(&r, QUANT_F32, m.n_expert * m.n_out, 1, 1);
 	m.router = matrix_random(&r, QUANT_F32, 256, m.n_expert, router);
+	m.shared = matrix_random(&r, type, 256, m.n_out, 1);
 	m.inputs = matrix_random(&r, QUANT_F32, 256, TOKENS, 1);
 	for (size_t k = 0; place_at(k, &p); k++) {
 		memset(other, 0xee, size);
@@ -146,6 +168,7 @@ static void mixture(struct mixture m, uint32_t type, float router)
 	matrix_free(m.w);
 	matrix_free(m.bias);
 	matrix_free(m.router);
+	matrix_free(m.shared);
 	matrix_free(m.inputs);
 }
 
@@ -156,7 +179,7 @@ void experts(void **state)
 	(void)state;
 	for (size_t i = 0; (q = quant_at(i)) != NULL; i++)
 		for (int how = 0; how < (desk_eight ? 3 : 2); how++)
-			mixture((struct mixture){ .n_expert = 5, .n_out = 48, .n_used = 1 + i % 3, .n_row = 13, .exact = how == 1, .eight = how == 2 },
+			mixture((struct mixture){ .n_expert = 5, .n_out = 48, .n_used = 1 + i % 3, .n_row = i % 2 ? 13 : 20, .exact = how == 1, .eight = how == 2 },
 			        q->type, 0.1f);
 }
 

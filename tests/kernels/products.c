@@ -169,7 +169,7 @@ static void extreme_bytes(void **state)
 	(void)state;
 	for (size_t i = 0; (q = quant_at(i)) != NULL; i++)
 		for (int fill = 0; fill < 3; fill++) {
-			struct scene s = { .n_row = 4 };
+			struct scene s = { .n_row = 20 };
 			struct matrix *flat = matrix_random(&r, QUANT_F32, 256, TOKENS, 1);
 			/* Q2_K: what its sums and minima leave of each other would be rounding, and its q are 3 at most */
 			const float size = q->has_min && q->n_sub == 16 ? 3 : MOST_STEPS;
@@ -194,9 +194,12 @@ static void extreme_bytes(void **state)
 			for (size_t k = 0; k < 256 * TOKENS; k++)
 				((float *)(void *)flat->bytes)[k] = flat->values[k] = k / 256 % 2 ? -size : size;
 			s.inputs = flat;
-			compare(&s, 3);
-			s.eight = desk_eight;
-			compare(&s, 3);
+			for (uint32_t n = 3; n <= 20; n += 17) {
+				s.eight = false;
+				compare(&s, n);
+				s.eight = desk_eight;
+				compare(&s, n);
+			}
 			matrix_free(s.w);
 			matrix_free(flat);
 		}
@@ -218,14 +221,16 @@ static void one_output(void **state)
 	}
 }
 
+#define FEW 19                   /* rows: sixteen at once, and each way for fewer */
+
 /* Zeros, and values too small for a scale, are zero (or next to it) and not NaN. */
 static void tiny_inputs(void **state)
 {
 	static const uint32_t types[] = { QUANT_Q8_0, QUANT_F16 };
 	struct rng r = { 6 };
-	struct scene s = { .n_row = 3 };
+	struct scene s = { .n_row = FEW };
 	struct place p;
-	float out[3 * 17];
+	float out[FEW * 17];
 
 	(void)state;
 	for (int t = 0; t < 2; t++) {
@@ -234,8 +239,8 @@ static void tiny_inputs(void **state)
 		for (size_t k = 0; k < 64 * TOKENS; k++)
 			((float *)(void *)s.inputs->bytes)[k] = k % 2 ? 1e-40f : 0;
 		for (size_t i = 0; place_at(i, &p); i++) {
-			play(&s, p, 3, out);
-			for (int k = 0; k < 3 * 17; k++)
+			play(&s, p, FEW, out);
+			for (int k = 0; k < FEW * 17; k++)
 				assert_true(desk_rounds && (t == 0 || desk_words) ? out[k] == 0 : fabsf(out[k]) < 1e-30f);
 		}
 		matrix_free(s.w);
@@ -251,13 +256,13 @@ static void limits_of_scales(void **state)
 	                        0x1p100f, FLT_MAX };
 	static const uint32_t types[] = { QUANT_Q8_0, QUANT_F16 };
 	struct rng r = { 7 };
-	float first[3 * 17], out[3 * 17];
+	float first[FEW * 17], out[FEW * 17];
 	struct place p;
 
 	(void)state;
 	for (size_t at = 0; at < 2 * sizeof(sizes) / sizeof(sizes[0]); at++) {
 		struct scene s = { .w = matrix_random(&r, types[at % 2], 64, 17, 1), .inputs = matrix_random(&r, QUANT_F32, 64, TOKENS, 0),
-		                   .n_row = 3 };
+		                   .n_row = FEW };
 		const size_t each = s.w->quant->n_byte;
 
 		for (size_t i = 0; i < 64 * 17 / s.w->quant->n_block * each; i++)
@@ -266,7 +271,7 @@ static void limits_of_scales(void **state)
 		for (size_t k = 0; k < 64 * TOKENS; k++)
 			((float *)(void *)s.inputs->bytes)[k] = sizes[at / 2] * (k % 32 == 3 ? 1 : (float)rng_below(&r, 1000) / 1000);
 		for (size_t i = 0; place_at(i, &p); i++) {
-			play(&s, p, 3, i == 0 ? first : out);
+			play(&s, p, FEW, i == 0 ? first : out);
 			assert_true(i == 0 || !memcmp(first, out, sizeof(out)));
 		}
 		assert_true((at / 2 == 0 || at / 2 == 2) && desk_rounds && (at % 2 == 0 || desk_words) ? first[0] == 0 : first[0] > 0);
@@ -396,7 +401,7 @@ static void weights_come_and_go(void **state)
 
 /* Products of one input, which a backend may make at once, and what must not wait: an act
  * that is written twice, one that is the next product's input, rows that others take. */
-#define PARTS 6
+#define PARTS 8
 
 struct shared {
 	struct matrix *w[PARTS], *bias[PARTS], *next, *inputs;
@@ -406,7 +411,7 @@ struct shared {
 
 static const struct { uint32_t type, n_out, to; } shared_parts[PARTS] = {
 	{ QUANT_Q8_0, 64, 0 }, { QUANT_Q8_0, 5, 1 }, { QUANT_Q4_1, 17, 2 },
-	{ QUANT_F16, 64, 3 }, { QUANT_F16, 3, 4 }, { QUANT_Q8_0, 64, 3 },
+	{ QUANT_F16, 64, 3 }, { QUANT_F16, 3, 4 }, { QUANT_Q6_K, 33, 5 }, { QUANT_Q3_K, 17, 6 }, { QUANT_Q8_0, 64, 3 },
 };
 
 /* apart: something is queued after each of them */
@@ -464,14 +469,14 @@ static void one_input(void **state)
 {
 	static const uint32_t batches[] = { 1, 2, 20, ROWS };
 	struct rng r = { 17 };
-	struct shared m = { .next = matrix_random(&r, QUANT_Q8_0, 64, 96, 1), .inputs = matrix_random(&r, QUANT_F32, 96, TOKENS, 1) };
+	struct shared m = { .next = matrix_random(&r, QUANT_Q8_0, 64, 256, 1), .inputs = matrix_random(&r, QUANT_F32, 256, TOKENS, 1) };
 	const size_t most = ROWS * 1024;
 	float *apart = malloc(most * sizeof(float)), *together = malloc(most * sizeof(float));
 	struct place p;
 
 	(void)state;
 	for (int i = 0; i < PARTS; i++) {
-		m.w[i] = matrix_random(&r, shared_parts[i].type, 96, shared_parts[i].n_out, 1);
+		m.w[i] = matrix_random(&r, shared_parts[i].type, 256, shared_parts[i].n_out, 1);
 		m.bias[i] = i % 2 ? matrix_random(&r, QUANT_F32, shared_parts[i].n_out, 1, 1) : NULL;
 	}
 	for (size_t k = 0; place_at(k, &p); k++)
