@@ -7,7 +7,8 @@
  * workers.
  *
  * The hard idea: rows go into panels as far as whole ones are filled, where the instruction set
- * has them (isa.h); the rest are rows by themselves, and so are all that products of experts read.
+ * has them (isa.h); the rest are rows by themselves, and so are words, and all that products of
+ * experts read.
  */
 #include <assert.h>
 #include <errno.h>
@@ -117,12 +118,15 @@ const uint8_t *cpu_panels(const struct backend *b, const struct act *a, uint32_t
 	return a->ints[FORM_PANELS].panels + row / PANEL_ROWS * cpu_row_bytes(b, a, FORM_PANELS);
 }
 
-/* Is a wanted form made of a row? */
-static bool is_made(const struct backend *b, const struct act *a, enum form form, uint32_t row)
+/* The rows that a wanted form is made of: first..end-1. */
+static uint32_t first_row(const struct backend *b, const struct act *a, enum form form)
 {
-	const bool in_panel = row < cpu_panel_rows(b);
+	return form == FORM_BYTES && !a->ints[form].all ? cpu_panel_rows(b) : 0;
+}
 
-	return form == FORM_WORDS || (form == FORM_PANELS ? in_panel : !in_panel || a->ints[form].all);
+static uint32_t end_row(const struct backend *b, enum form form)
+{
+	return form == FORM_PANELS ? cpu_panel_rows(b) : b->n_row;
 }
 
 /* Of blocks block..block+n-1 of a row. */
@@ -132,7 +136,7 @@ static void make(const struct backend *b, const struct act *a, enum form form, u
 	const float *x = a->x + row * a->stride + block * 32;
 	const size_t at = row * (size_t)(a->width / 32) + block;
 
-	if (!ints->wanted || !is_made(b, a, form, row))
+	if (!ints->wanted || row < first_row(b, a, form) || row >= end_row(b, form))
 		return;
 	switch (form) {
 	case FORM_BYTES: b->isa->quantize(x, n * 32, b->n_plane, cpu_quanta(b, a, form, at)); break;
@@ -145,6 +149,7 @@ static void make(const struct backend *b, const struct act *a, enum form form, u
 	}
 }
 
+/* Panels are wanted beside bytes only. */
 bool cpu_ints_wanted(const struct act *a)
 {
 	return a->ints[FORM_BYTES].wanted || a->ints[FORM_WORDS].wanted;
@@ -186,15 +191,14 @@ static void need(struct backend *b, struct act *a, enum form form, bool halves, 
 		ints->n_row = 0;
 	ints->of.halves = ints->of.halves || halves;
 	ints->all = ints->all || all;
-	if (ints->n_row == b->n_row)
-		return;
-	cpu_by_rows(b, quantize_row, &q, b->n_row, (size_t)b->n_row * a->width);
+	if (ints->n_row != b->n_row && first_row(b, a, form) < end_row(b, form))
+		cpu_by_rows(b, quantize_row, &q, b->n_row, (size_t)b->n_row * a->width);
 	ints->n_row = b->n_row;
 }
 
 void cpu_ints_need(struct backend *b, const struct weight *w, const struct act *in, bool routed)
 {
-	/* a cache of x that only this file sees: writing it does not change the act */
+	/* a cache of x that only this file writes: it does not change the act */
 	struct act *a = (struct act *)(uintptr_t)in;
 	const bool halves = w->pack == PACK_INT && w->quant->n_sub < 32;
 

@@ -2,9 +2,9 @@
  * What an instruction set offers: the inner loops, as a table of functions.
  *
  * The hard idea: every variant is the same source (rows.inc, dot.inc, attend.inc,
- * attend8.inc, top.inc) over sixteen lanes of its own (lanes-*.h), so all of them
- * make the same float operations in the same order, and their results are bitwise
- * equal.  A lane is an output row of a matrix, a key of a score, a dim of a value:
+ * attend8.inc, top.inc; panel.inc beside dot.inc where that is faster) over sixteen lanes of
+ * its own (lanes-*.h), so all of them make the same float operations in the same order, and
+ * their results are bitwise equal.  A lane is an output row of a matrix, a key of a score, a dim of a value:
  * there are no horizontal sums but in norm, softmax and what logits sum to, which
  * have one fixed tree.
  *
@@ -57,7 +57,7 @@ struct weight {
 };
 
 /* ---- activations in fifteen bits: two int8, q = 128 * high + low, or int16, as the instruction set has it
- * (v_store_fifteen), and int16 in their order for words; or in eight ---- */
+ * (v_store_fifteen), and int16 in their order for words; or in eight; or as panels have it ---- */
 
 /* Fifteen bits cost nothing that shows, and with few rows the second product hides behind
  * the weights' way from memory.  With many it does not: who asks for eight bits has one
@@ -81,16 +81,16 @@ struct quanta {
  * many rows reads lies at distances that are known when it is compiled.  With pointers to so many rows
  * compilers keep those in vector registers, and fetch them through the ports that the products need. */
 #define PANEL_ROWS 16u
-#define PANEL_ROWS_MOST 64u              /* of a product: their sums and a block of weights stay in the first cache */
+#define ROWS_MOST 64u                    /* of a product at once: they stay in the cache, and panels' sums in the first one */
 
 /* Of a block, behind its q: [PANEL_ROWS][n_plane * 32] int8, or in fifteen bits int16, 0, 2, 1, 3 of each four */
-struct panel_floats {
+struct panel_numbers {
 	float scale[PANEL_ROWS];         /* struct quanta's e of fifteen bits, d of eight */
 	float s[3][PANEL_ROWS];
 	int32_t start[3][PANEL_ROWS];    /* of eight bits: of fifteen weights are signed */
 };
 
-#define PANEL_BLOCK(n_plane) (PANEL_ROWS * (n_plane) * 32 + sizeof(struct panel_floats))       /* bytes */
+#define PANEL_BLOCK(n_plane) (PANEL_ROWS * (n_plane) * 32 + sizeof(struct panel_numbers))       /* bytes */
 
 struct rows {                            /* of a matmul; strides in elements */
 	uint32_t n;
@@ -171,11 +171,11 @@ struct isa {
 	void (*quantize)(const float *x, uint32_t n, unsigned n_plane, struct quanta to);
 	/* The same in fifteen bits, q as int16 [block][32]: no s, no start */
 	void (*quantize_words)(const float *x, uint32_t n, struct quanta to);
-	/* The same as n_plane has it, into the panel's row, a block at a time; NULL: no panels */
+	/* The same into row `row` of a panel, from the block at `panel` on; halves: as struct quanta; NULL: no panels */
 	void (*quantize_panel)(const float *x, uint32_t n, unsigned n_plane, uint8_t *panel, uint32_t row, bool halves);
 	/* out[row][16 * group ...] of quantized weights and activations, or of words and words */
 	void (*dot)(const struct weight *w, uint32_t group, const struct rows *r, const float *bias);
-	/* the same of panels; r->n % PANEL_ROWS = 0, at most PANEL_ROWS_MOST */
+	/* the same of panels; r->n % PANEL_ROWS = 0, at most ROWS_MOST */
 	void (*dot_panels)(const struct weight *w, uint32_t group, const struct rows *r, const float *bias);
 	/* the same in float32; tile: [n_in][16] */
 	void (*dot_float)(const float *tile, uint32_t n_in, uint32_t group, const struct rows *r, const float *bias);

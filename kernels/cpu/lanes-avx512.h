@@ -142,11 +142,11 @@ INLINE v16 v_float(v16i a) { return _mm512_cvtepi32_ps(a); }
 
 #define ABREAST 4                /* rows of a product whose integer sums grow in turns; */
 #define ABREAST_HALVES 2         /* where a block has two; */
-#define SUMS 16                  /* at most, of panels */
+#define SUMS 16                  /* in turns, of panels */
 #define WORD_ROWS 8              /* of a product of words */
 
 typedef struct { __m512i w[8]; int off; } vw;
-typedef struct { v16i of[SUMS]; } vplanes_;        /* sums, for each row one or two */
+typedef struct { v16i of[2 * ABREAST]; } vplanes_;        /* sums, for each row one or two */
 
 /* up < 0: down */
 INLINE __m512i shift_(__m512i x, const int up)
@@ -230,7 +230,8 @@ INLINE v16i vq_start(int32_t start) { return start_(start, 128); }
 
 #include "kernels/cpu/lanes-vnni.h"
 
-/* ---- the same weights as words, two a lane, against fifteen bits as v_store_evens has them ---- */
+/* ---- the same weights as words, two a lane, against fifteen bits as v_store_evens has them ----
+ * 32 * 128 * ACT_MOST < 2^27: no sum wraps, and each is the integer that two planes give. */
 
 typedef struct { __m512i w[16]; } vwords;      /* [even and odd of a quad] */
 

@@ -8,7 +8,7 @@
 #include "kernels/cpu/lanes-256.h"
 
 #define ABREAST 2
-#define SUMS 2
+#define SUMS 2                   /* at most */
 #define ABREAST_HALVES 2
 #define WORD_ROWS 8              /* a little faster than four here (measured) */
 

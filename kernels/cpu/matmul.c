@@ -1,5 +1,5 @@
 /*
- * Matrix times activations: which group of rows is whose, and activations as integers.
+ * Matrix times activations: which group of rows is whose; and experts.
  *
  * An item is a few groups of sixteen output rows against all activation rows, so
  * a weight is read from memory once a step.  Many rows are shared out instead, the same
@@ -19,7 +19,7 @@
 #define ITEM_ROWS 2u             /* with more rows items are shorter, down to an eighth: the last one is waited for */
 #define OWN_ROWS 32u             /* of a worker at least, where rows are shared out (measured) */
 
-_Static_assert(ROWS_NEAR % PANEL_ROWS == 0, "a panel is one worker's");
+_Static_assert(ROWS_NEAR % PANEL_ROWS == 0, "a part of the rows begins with a panel");
 
 static enum form form_of(const struct weight *w)
 {
@@ -65,7 +65,7 @@ static uint32_t part_row(const struct backend *b, uint32_t part)
 	return n < b->n_row ? n : b->n_row;
 }
 
-/* Groups first..last-1 by rows that stay in the cache meanwhile: as many as fit into it, in panels or not. */
+/* Groups first..last-1, by some rows at a time, which stay in the cache meanwhile: all in panels, or none. */
 static void multiply(const struct product *p, uint32_t part, uint32_t first, uint32_t last, unsigned worker)
 {
 	const uint32_t begin = part_row(p->b, part), end = part_row(p->b, part + 1);
@@ -76,7 +76,7 @@ static void multiply(const struct product *p, uint32_t part, uint32_t first, uin
 		const uint32_t to = row < panels && panels < end ? panels : end;
 		struct rows r;
 
-		n = to - row < PANEL_ROWS_MOST ? to - row : PANEL_ROWS_MOST;
+		n = to - row < ROWS_MOST ? to - row : ROWS_MOST;
 		r = rows_of(p, row, n, row < panels);
 		for (uint32_t g = first; g < last; g++) {
 			if (tile && (row == begin || last - first > 1))

@@ -6,7 +6,6 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
@@ -32,9 +31,9 @@ struct op {
 static size_t stretch(const struct op *o, uint32_t item, size_t *n)
 {
 	size_t row = item / o->n_column, column = item % o->n_column * (size_t)COLUMNS;
-	size_t left = o->out->stride - column;
+	size_t width = ROUND16((size_t)o->out->width), left = width - column;
 
-	*n = o->n_column == 1 ? o->out->stride : left < COLUMNS ? left : COLUMNS;
+	*n = o->n_column == 1 ? width : left < COLUMNS ? left : COLUMNS;
 	return row * o->out->stride + column;
 }
 
@@ -63,14 +62,14 @@ void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigne
 /* Runs fn for every row of out, or for every stretch of COLUMNS of wide ones. */
 static void by_rows(struct op *o, op_fn *fn, bool columns)
 {
-	const size_t stride = o->out->stride;
+	const size_t width = o->out->width;
 	op_fn *item = cpu_ints_wanted(o->out) ? then_ints : fn;
 	uint32_t n;
 
 	o->fn = fn;
-	o->n_column = columns ? (uint32_t)((stride + COLUMNS - 1) / COLUMNS) : 1;
+	o->n_column = columns ? (uint32_t)((width + COLUMNS - 1) / COLUMNS) : 1;
 	n = o->b->n_row * o->n_column;
-	cpu_by_rows(o->b, item, o, n, o->b->n_row * stride);
+	cpu_by_rows(o->b, item, o, n, o->b->n_row * width);
 	cpu_ints_made(o->b, o->out);
 }
 

@@ -221,7 +221,7 @@ static void one_output(void **state)
 	}
 }
 
-#define FEW 19                   /* rows: sixteen at once, and each way for fewer */
+#define FEW 31                   /* rows: sixteen at once, and each way for fewer */
 
 /* Zeros, and values too small for a scale, are zero (or next to it) and not NaN. */
 static void tiny_inputs(void **state)
@@ -335,9 +335,10 @@ static void written_between(void **state)
 	struct place p;
 
 	(void)state;
-	for (size_t i = 0; place_at(i, &p); i++)
+	for (size_t i = 0; place_at(i / 2, &p); i++)
 		for (uint32_t n = 3; n <= 20; n += 17)
 			for (int k = 0; k < 4; k++) {
+				p.n_act_bit = desk_eight && i % 2 ? 8 : 0;
 				written_play(p, inputs, NULL, w[k], n, alone);
 				for (int before = 0; before < 4; before += 3) {
 					written_play(p, inputs, w[before], w[k], n, after);
@@ -346,6 +347,60 @@ static void written_between(void **state)
 			}
 	for (int k = 0; k < 4; k++)
 		matrix_free(w[k]);
+	matrix_free(inputs);
+}
+
+/* Rows first, first + each, ... of 40, once alone, once after a product of all of them. */
+static void selected_play(struct place place, const struct matrix *inputs, const struct matrix *m, bool alone, float *out)
+{
+	enum { ALL = 40, N = 17, FIRST = 3, EACH = 2 };
+	struct backend *b = place_open(place, ALL);
+	struct weight *w = matrix_load(b, m), *table = matrix_load(b, inputs);
+	const struct batch_seq seq = { .window = { 4, 1000 } };
+	struct batch_row rows[ALL];
+	uint32_t outputs[N];
+	struct batch batch = { .n_row = alone ? N : ALL, .n_seq = 1, .n_output = N, .rows = rows, .seqs = &seq, .outputs = outputs };
+	struct act *x, *y;
+
+	for (uint32_t i = 0; i < batch.n_row; i++)
+		rows[i] = (struct batch_row){ token_of(alone ? FIRST + EACH * i : i), 0, i };
+	for (uint32_t i = 0; i < N; i++)
+		outputs[i] = alone ? i : FIRST + EACH * i;
+	assert_int_equal(desk_ops->act_new(b, inputs->n_in, &x), 0);
+	assert_int_equal(desk_ops->act_new(b, m->n_out, &y), 0);
+	desk_ops->begin(b, NULL, &batch);
+	desk_ops->embed(b, table, 0.5f, x);
+	if (!alone) {
+		desk_ops->matmul(b, w, NULL, x, y);
+		desk_ops->select(b, x, x);
+	}
+	desk_ops->matmul(b, w, NULL, x, y);
+	if (alone)
+		desk_ops->select(b, y, y);
+	desk_ops->read(b, y, out);
+	assert_int_equal(desk_ops->end(b, NULL), 0);
+	desk_ops->act_free(b, x);
+	desk_ops->act_free(b, y);
+	desk_ops->weight_free(b, w);
+	desk_ops->weight_free(b, table);
+	desk_ops->close(b);
+}
+
+static void product_of_selected(void **state)
+{
+	struct rng r = { 12 };
+	struct matrix *m = matrix_random(&r, QUANT_Q6_K, 256, 33, 1), *inputs = matrix_random(&r, QUANT_F32, 256, TOKENS, 1);
+	float alone[17 * 33], after[17 * 33];
+	struct place p;
+
+	(void)state;
+	for (size_t i = 0; place_at(i / 2, &p); i++) {
+		p.n_act_bit = desk_eight && i % 2 ? 8 : 0;
+		selected_play(p, inputs, m, true, alone);
+		selected_play(p, inputs, m, false, after);
+		assert_memory_equal(alone, after, sizeof alone);
+	}
+	matrix_free(m);
 	matrix_free(inputs);
 }
 
@@ -543,6 +598,7 @@ int main(void)
 		cmocka_unit_test(tiny_inputs),
 		cmocka_unit_test(limits_of_scales),
 		cmocka_unit_test(written_between),
+		cmocka_unit_test(product_of_selected),
 		cmocka_unit_test(weights_come_and_go),
 		cmocka_unit_test(decode_beside_prefill),
 		cmocka_unit_test(large_weights),

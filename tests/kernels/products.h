@@ -4,7 +4,7 @@
 
 #include "tests/kernels/desk.h"
 
-#define ROWS 107                 /* more than a panel, all tile sizes, and enough for three workers to have rows of their own */
+#define ROWS 107                 /* more than ROWS_MOST, all tile sizes, and enough for three workers to have rows of their own */
 #define TOKENS 77
 /* Half of it, which is what products see, rounds to as many steps as fifteen bits have, 16256. */
 #define MOST_STEPS (32511.5f / 4096)
