@@ -23,10 +23,12 @@
 #define ROPE_TABLES 4u                   /* different ropes in one batch */
 #define ROWS_NEAR 16u                    /* neighbours that a worker takes at once, at most: their bytes share lines of the cache */
 
-enum form { FORM_BYTES, FORM_WORDS, FORM_PANELS, N_FORM };       /* of integers: PACK_INT reads bytes of rows, or panels; PACK_WORD words */
+/* Of integers: PACK_INT reads bytes of rows, or panels; PACK_WORD words. */
+enum form { FORM_BYTES, FORM_WORDS, FORM_PANELS, N_FORM };
 
 struct ints {                            /* of an act's x; NULL if width % 32 */
-	struct quanta of;                /* of rows: q [n_row_max][cpu_row_bytes], arrays [n_row_max][width / 32]; of panels halves alone */
+	/* of rows: q [n_row_max][cpu_row_bytes], arrays [n_row_max][width / 32]; of panels halves alone */
+	struct quanta of;
 	void *blocks;                    /* the arrays' room */
 	uint8_t *panels;                 /* [n_row_max / PANEL_ROWS][cpu_row_bytes], NULL where that is none, and of rows */
 	uint32_t n_row;                  /* current rows that they were made for, which says what is in panels; 0: none */

@@ -179,8 +179,8 @@ void experts(void **state)
 	(void)state;
 	for (size_t i = 0; (q = quant_at(i)) != NULL; i++)
 		for (int how = 0; how < (desk_eight ? 3 : 2); how++)
-			mixture((struct mixture){ .n_expert = 5, .n_out = 48, .n_used = 1 + i % 3, .n_row = (i + (size_t)how) % 2 ? 13 : 20, .exact = how == 1, .eight = how == 2 },
-			        q->type, 0.1f);
+			mixture((struct mixture){ .n_expert = 5, .n_out = 48, .n_used = 1 + i % 3, .n_row = (i + (size_t)how) % 2 ? 13 : 20,
+			                          .exact = how == 1, .eight = how == 2 }, q->type, 0.1f);
 }
 
 /* More than a warp of experts and a block of rows; every row with the same two. */

@@ -37,6 +37,10 @@ void long_rows(void **state);
 void words_extremes(void **state);             /* words.c */
 void words_exact(void **state);
 void words_not_numbers(void **state);
+void written_between(void **state);            /* acts.c */
+void product_of_selected(void **state);
+void no_number_in_a_row(void **state);
+void one_input(void **state);
 void experts(void **state);                    /* experts.c */
 void many_experts(void **state);
 
