@@ -244,8 +244,8 @@ struct backend_ops {
 	/* x = min(max(x, -most), most) */
 	void (*clamp)(struct backend *b, float most, struct act *x);
 
-	/* ---- fusions: NULL where there is none; the same bits as what they stand for ---- */
-	/* sum = x + y; out = norm(sum), of whole rows.  sum may be x or y, out may be the other. */
+	/* sum = x + y; out = norm(sum), the same bits as one after the other.  sum may be x or y, out may be
+	 * the other.  n->width is the row's. */
 	void (*add_norm)(struct backend *b, const struct norm *n, const struct act *x, const struct act *y,
 	                 struct act *sum, struct act *out);
 	/* ---- experts: matrices stacked in one weight, of which a row uses n_used ----

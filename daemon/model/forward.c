@@ -57,14 +57,14 @@ static struct act *block_input(struct pass *p, const char *name, const struct la
 	return out;
 }
 
-/* act.x += act.h; true: and out is its norm by w of l (NULL: no norm follows), where the
- * backend does both at once and no dump wants the sum. */
+/* act.x += act.h; true: and out is its norm by w of l (NULL: no norm follows), where no dump
+ * wants the sum by itself. */
 static bool add_residual(struct pass *p, const struct layer *l, enum layer_tensor w, struct act *out)
 {
 	const struct acts *x = &p->m->act;
 	struct norm n;
 
-	if (!l || !l->w[w] || !p->ops->add_norm || p->dump) {
+	if (!l || !l->w[w] || p->dump) {
 		p->ops->add(p->b, x->x, x->h, x->x);
 		return false;
 	}

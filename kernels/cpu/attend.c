@@ -33,6 +33,7 @@ struct job {
 	const struct act *q;
 	struct act *out;
 	const struct kv_layer *layer;
+	bool ints;               /* are made of out, while it is in the cache and without another meeting */
 	uint32_t rep;            /* query heads of a key head */
 	uint32_t heads_tile, n_head_tile;
 	uint32_t n_split;        /* most of any tile, when split over workers */
@@ -210,9 +211,12 @@ static void finish(const struct job *j, const struct tile *t, struct partial *p,
 				add_sink(j, &p[i], t->head + h, zeros);
 	}
 
-	for (uint32_t r = 0, i = 0; r < t->n_row; r++)
+	for (uint32_t r = 0, i = 0; r < t->n_row; r++) {
 		for (uint32_t h = 0; h < t->n_head; h++, i++)
 			j->b->isa->finish(&p[i], j->out->x + (t->row + r) * j->out->stride + (t->head + h) * dim, dim);
+		if (j->ints)
+			cpu_ints_make(j->b, j->out, t->row + r, t->head * dim / 32, t->n_head * dim / 32);
+	}
 }
 
 /* One worker computes all splits of a tile. */
@@ -382,7 +386,10 @@ void cpu_attend(struct backend *b, const struct attend *a, const struct act *q, 
 	j.n_head_tile = (j.rep + j.heads_tile - 1) / j.heads_tile;
 	while (rows_tile > 1 && rows_tile * j.heads_tile > ATTEND_TILE)
 		rows_tile /= 2;
+	j.ints = cpu_ints_wanted(out) && j.layer->head_dim % 32 == 0;
 	items = cut_rows(b->batch, rows_tile, b->kv->tiles) * j.layer->n_head_kv * j.n_head_tile;
 	if (!split_tiles(&j, items))
 		pool_run(b->pool, whole_tile, &j, items);
+	if (j.ints)
+		cpu_ints_made(b, out);
 }

@@ -254,7 +254,7 @@ const struct backend_ops backend_cpu = {
 	.begin = cpu_begin, .end = cpu_end,
 	.embed = cpu_embed, .norm = cpu_norm, .matmul = cpu_matmul, .store = cpu_store,
 	.attend = cpu_attend, .glu = cpu_glu, .add = cpu_add, .select = cpu_select,
-	.softcap = cpu_softcap, .clamp = cpu_clamp,
+	.softcap = cpu_softcap, .clamp = cpu_clamp, .add_norm = cpu_add_norm,
 	.route = cpu_route, .matmul_routed = cpu_matmul_routed, .add_routed = cpu_add_routed,
 	.candidates = cpu_candidates, .read = cpu_read,
 };

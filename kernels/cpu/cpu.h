@@ -205,6 +205,8 @@ void cpu_by_rows(struct backend *b, void (*fn)(void *ctx, uint32_t item, unsigne
                  size_t n_float);
 void cpu_embed(struct backend *b, const struct weight *w, float scale, struct act *out);
 void cpu_norm(struct backend *b, const struct norm *n, const struct act *in, struct act *out);
+void cpu_add_norm(struct backend *b, const struct norm *n, const struct act *x, const struct act *y,
+                  struct act *sum, struct act *out);
 void cpu_glu(struct backend *b, enum glu_kind kind, const struct act *gate,
              const struct act *up, struct act *out);
 void cpu_add(struct backend *b, const struct act *x, const struct act *y, struct act *out);

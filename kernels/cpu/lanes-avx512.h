@@ -14,6 +14,9 @@
 typedef __m512 v16;
 typedef __m512i v16i;
 
+/* Of a builtin's address compilers make one more pointer to keep. */
+INLINE void v_ask(const void *p) { __asm__ volatile("prefetcht1 %0" : : "m"(*(const uint8_t *)p)); }
+
 INLINE v16 v_set1(float x) { return _mm512_set1_ps(x); }
 INLINE v16 v_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE v16 v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
@@ -142,6 +145,7 @@ INLINE v16 v_float(v16i a) { return _mm512_cvtepi32_ps(a); }
 
 #define ABREAST 4                /* rows of a product whose integer sums grow in turns; */
 #define ABREAST_HALVES 2         /* where a block has two; */
+#define ROWS_APART 8             /* of a product: each asks for its share of the weights that come next */
 #define SUMS 16                  /* in turns, of panels */
 #define WORD_ROWS 8              /* of a product of words */
 

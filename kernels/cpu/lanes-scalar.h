@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define V_ROOM 8                 /* v16 that fit into the registers: how much is done at once */
+#define ROWS_APART 0             /* see lanes-avx512.h */
 
 #include "kernels/quants.h"
 
@@ -22,6 +23,9 @@
 
 typedef struct { float f[16]; } v16;
 typedef struct { int32_t i[16]; } v16i;
+
+/* Into the second cache: what is read soon. */
+static inline void v_ask(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 #define LANES(expression) \
 	v16 r; \

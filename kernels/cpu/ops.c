@@ -20,7 +20,7 @@ struct op {
 	const struct weight *w;
 	const struct norm *norm;
 	const struct act *x, *y;
-	struct act *out;
+	struct act *sum, *out;
 	enum glu_kind kind;
 	float factor;
 	op_fn *fn;
@@ -96,16 +96,32 @@ void cpu_embed(struct backend *b, const struct weight *w, float scale, struct ac
 	by_rows(&o, embed_row, false);
 }
 
-static void norm_row(void *ctx, uint32_t row, unsigned worker)
+static void normalise(const struct op *o, const struct act *in, uint32_t row)
 {
-	const struct op *o = ctx;
 	const struct norm *n = o->norm;
 	const bool each = n->weight && n->weight->n_in > n->width;       /* group has its own weights */
 
-	(void)worker;
 	for (uint32_t i = 0; i < o->out->width; i += n->width)
 		o->b->isa->norm(n, n->weight ? n->weight->vector + (each ? i : 0) : NULL, n->bias ? n->bias->vector : NULL,
-		                o->x->x + row * o->x->stride + i, o->out->x + row * o->out->stride + i);
+		                in->x + row * in->stride + i, o->out->x + row * o->out->stride + i);
+}
+
+static void norm_row(void *ctx, uint32_t row, unsigned worker)
+{
+	const struct op *o = ctx;
+
+	(void)worker;
+	normalise(o, o->x, row);
+}
+
+static void add_norm_row(void *ctx, uint32_t row, unsigned worker)
+{
+	const struct op *o = ctx;
+	const size_t at = row * o->sum->stride;
+
+	(void)worker;
+	o->b->isa->add(o->x->x + at, o->y->x + at, o->sum->x + at, ROUND16(o->sum->width));
+	normalise(o, o->sum, row);
 }
 
 static bool is_vector(const struct weight *w, uint32_t width)
@@ -113,17 +129,37 @@ static bool is_vector(const struct weight *w, uint32_t width)
 	return !w || (w->vector && w->n_in == width);
 }
 
+static void norm_check(const struct norm *n, const struct act *out)
+{
+	assert(n->width > 0 && out->width % n->width == 0);
+	assert(is_vector(n->weight, n->width) || is_vector(n->weight, out->width));
+	assert(is_vector(n->bias, n->width));
+}
+
 void cpu_norm(struct backend *b, const struct norm *n, const struct act *in, struct act *out)
 {
 	struct op o = { .b = b, .norm = n, .x = in, .out = out };
 
 	cpu_products(b);
-	assert(b->batch && in->width == out->width && n->width > 0 && out->width % n->width == 0);
-	assert(is_vector(n->weight, n->width) || is_vector(n->weight, out->width));
-	assert(is_vector(n->bias, n->width));
+	assert(b->batch && in->width == out->width);
+	norm_check(n, out);
 	if (b->rc)
 		return;
 	by_rows(&o, norm_row, false);
+}
+
+void cpu_add_norm(struct backend *b, const struct norm *n, const struct act *x, const struct act *y,
+                  struct act *sum, struct act *out)
+{
+	struct op o = { .b = b, .norm = n, .x = x, .y = y, .sum = sum, .out = out };
+
+	cpu_products(b);
+	assert(b->batch && x->width == out->width && y->width == out->width && sum->width == out->width && sum != out);
+	norm_check(n, out);
+	if (b->rc)
+		return;
+	cpu_act_written(sum);
+	by_rows(&o, add_norm_row, false);
 }
 
 static void glu_stretch(void *ctx, uint32_t item, unsigned worker)
