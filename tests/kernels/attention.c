@@ -18,6 +18,7 @@
 #include "tests/kernels/slots.h"
 
 #define CHUNK 64u
+#define OUTPUTS 17u              /* of a product of attention's output */
 
 struct scene {
 	const char *name;
@@ -76,7 +77,7 @@ enum { N_LAYER = 2 };
 
 struct world {                           /* inputs of a scene: row i of q, k, v is token i */
 	const struct scene *s;
-	struct matrix *q, *k, *v, *sink;
+	struct matrix *q, *k, *v, *o, *sink;         /* o: what is made of the output; NULL: its width is no whole blocks */
 	uint64_t freq[128];
 	float slopes[64];
 	float *out;                      /* [layer][n_token][n_head * head_dim] */
@@ -235,8 +236,8 @@ struct run {
 struct stage {
 	struct backend *b;
 	struct kv *kv;
-	struct weight *wq, *wk, *wv, *sink;
-	struct act *q, *k, *v, *o;
+	struct weight *wq, *wk, *wv, *wo, *sink;
+	struct act *q, *k, *v, *o, *z;
 	struct kv_layer layers[N_LAYER];
 	struct rope rope;
 };
@@ -258,11 +259,13 @@ static void stage_open(struct stage *g, const struct world *w, const struct run 
 	g->wq = matrix_load(g->b, w->q);
 	g->wk = matrix_load(g->b, w->k);
 	g->wv = matrix_load(g->b, w->v);
+	g->wo = w->o ? matrix_load(g->b, w->o) : NULL;
 	g->sink = s->sink ? matrix_load(g->b, w->sink) : NULL;
 	assert_int_equal(desk_ops->act_new(g->b, w->q->n_in, &g->q), 0);
 	assert_int_equal(desk_ops->act_new(g->b, w->k->n_in, &g->k), 0);
 	assert_int_equal(desk_ops->act_new(g->b, w->k->n_in, &g->v), 0);
 	assert_int_equal(desk_ops->act_new(g->b, w->q->n_in, &g->o), 0);
+	assert_int_equal(desk_ops->act_new(g->b, OUTPUTS, &g->z), 0);
 	g->rope = (struct rope){ s->order, s->n_rot, w->freq, 1.0f };
 }
 
@@ -272,12 +275,30 @@ static void stage_close(struct stage *g)
 	desk_ops->act_free(g->b, g->k);
 	desk_ops->act_free(g->b, g->v);
 	desk_ops->act_free(g->b, g->o);
+	desk_ops->act_free(g->b, g->z);
 	desk_ops->weight_free(g->b, g->wq);
 	desk_ops->weight_free(g->b, g->wk);
 	desk_ops->weight_free(g->b, g->wv);
+	desk_ops->weight_free(g->b, g->wo);
 	desk_ops->weight_free(g->b, g->sink);
 	desk_ops->kv_close(g->b, g->kv);
 	desk_ops->close(g->b);
+}
+
+/* A product reads what attention wrote as it reads the same written once more: whoever makes its integers. */
+static void output(struct stage *g, uint32_t n_row)
+{
+	const size_t n = (size_t)n_row * OUTPUTS;
+	float *z = malloc(2 * n * sizeof(float));
+
+	for (int again = 0; again < 2; again++) {
+		if (again)
+			desk_ops->clamp(g->b, INFINITY, g->o);
+		desk_ops->matmul(g->b, g->wo, NULL, g->o, g->z);
+		desk_ops->read(g->b, g->z, z + again * n);
+	}
+	assert_memory_equal(z, z + n, n * sizeof(float));
+	free(z);
 }
 
 /* Rows first..first+n-1 of the scene, with or without a stranger's in front. */
@@ -306,6 +327,8 @@ static void step(struct stage *g, const struct world *w, const struct run *r, ui
 		a.layer = layer;
 		desk_ops->store(g->b, layer, &g->rope, g->k, g->v);
 		desk_ops->attend(g->b, &a, g->q, g->o);
+		if (g->wo)
+			output(g, n + lead);
 		desk_ops->read(g->b, g->o, all);
 		memcpy(out + ((size_t)layer * s->n_token + first) * width, all + (size_t)lead * width,
 		       (size_t)n * width * sizeof(float));
@@ -338,6 +361,8 @@ static struct world *world_new(const struct scene *s)
 	w->q = matrix_random(&r, QUANT_F32, s->n_head * s->head_dim, s->n_token, 1);
 	w->k = matrix_random(&r, QUANT_F32, s->n_head_kv * s->head_dim, s->n_token, 1);
 	w->v = matrix_random(&r, QUANT_F32, s->n_head_kv * s->head_dim, s->n_token, 1);
+	if (w->q->n_in % 32 == 0)
+		w->o = matrix_random(&r, QUANT_Q4_0, w->q->n_in, OUTPUTS, 0.1f);
 	w->sink = s->sink ? matrix_random(&r, QUANT_F32, s->n_head, 1, 3) : NULL;
 	for (uint32_t i = 0; i < s->n_rot / 2; i++)
 		w->freq[i] = (uint64_t)llround(ldexp(pow(10000, -2.0 * i / s->n_rot) / (2 * M_PI), 62)) * 4;
@@ -351,6 +376,7 @@ static void world_free(struct world *w)
 	matrix_free(w->q);
 	matrix_free(w->k);
 	matrix_free(w->v);
+	matrix_free(w->o);
 	matrix_free(w->sink);
 	free(w);
 }
