@@ -230,6 +230,7 @@ struct store {
 /* n values, step apart; x is read no farther. */
 static void put(const struct backend *b, uint8_t *to, size_t at, size_t step, const float *x, uint32_t n)
 {
+	const uint32_t whole = step == 1 ? n / 16 * 16 : 0;
 	uint16_t half[64];
 	float tail[16] = { 0 };
 
@@ -238,7 +239,8 @@ static void put(const struct backend *b, uint8_t *to, size_t at, size_t step, co
 			((float *)(void *)to)[at + i * step] = x[i];
 		return;
 	}
-	for (uint32_t i = 0, m; i < n; i += m) {
+	b->isa->to_f16(x, (uint16_t *)(void *)to + at, whole);
+	for (uint32_t i = whole, m; i < n; i += m) {
 		m = n - i >= 64 ? 64 : n - i >= 16 ? (n - i) / 16 * 16 : n - i;
 		if (m < 16)
 			memcpy(tail, x + i, m * sizeof *tail);
