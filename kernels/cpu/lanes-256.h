@@ -17,7 +17,6 @@ typedef struct { __m256i a, b; } v16i;
 
 #define BOTH(expression_a, expression_b) return (v16){ expression_a, expression_b }
 
-INLINE void v_ask(const void *p) { __builtin_prefetch(p, 0, 2); }
 INLINE v16 v_set1(float x) { BOTH(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
 INLINE v16 v_load(const float *p) { BOTH(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
 INLINE __m256 half8_(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }

@@ -14,9 +14,6 @@
 typedef __m512 v16;
 typedef __m512i v16i;
 
-/* Of a builtin's address compilers make one more pointer to keep. */
-INLINE void v_ask(const void *p) { __asm__ volatile("prefetcht1 %0" : : "m"(*(const uint8_t *)p)); }
-
 INLINE v16 v_set1(float x) { return _mm512_set1_ps(x); }
 INLINE v16 v_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE v16 v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }

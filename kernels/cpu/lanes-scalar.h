@@ -24,9 +24,6 @@
 typedef struct { float f[16]; } v16;
 typedef struct { int32_t i[16]; } v16i;
 
-/* Into the second cache: what is read soon. */
-static inline void v_ask(const void *p) { __builtin_prefetch(p, 0, 2); }
-
 #define LANES(expression) \
 	v16 r; \
 	for (int l = 0; l < 16; l++) \
