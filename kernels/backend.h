@@ -155,7 +155,7 @@ struct kv_shape {
 
 /* Of this file: counts up with whatever changes in it, so that a module is not
  * taken for what it is not. */
-#define BACKEND_VERSION 4u
+#define BACKEND_VERSION 5u
 
 struct backend_ops {
 	/* These two stay first for ever: nothing else is looked at before they are known

@@ -3,8 +3,8 @@
  *
  * Integers are made when a product first needs them, and kept until the act is written again or a
  * product needs more of them: the three products of a normalised row share one set.  From then
- * on they are made as rows are written, while these are in the cache and without a meeting of
- * workers.
+ * on operations by rows (but for the sum beside a norm) and attention with heads of whole blocks
+ * make them as they write, while it is in the cache and without a meeting of workers.
  *
  * The hard idea: rows go into panels as far as whole ones are filled, where the instruction set
  * has them (isa.h); the rest are rows by themselves, and so are words, and all that products of

@@ -244,7 +244,7 @@ static void put(const struct backend *b, uint8_t *to, size_t at, size_t step, co
 		m = n - i >= 64 ? 64 : n - i >= 16 ? (n - i) / 16 * 16 : n - i;
 		if (m < 16)
 			memcpy(tail, x + i, m * sizeof *tail);
-		b->isa->to_f16(m < 16 ? tail : x + i, half, m);
+		b->isa->to_f16(m < 16 ? tail : x + i, half, ROUND16(m));
 		for (uint32_t j = 0; j < m; j++)
 			((uint16_t *)(void *)to)[at + (i + j) * step] = half[j];
 	}

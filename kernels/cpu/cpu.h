@@ -32,7 +32,7 @@ struct ints {                            /* of an act's x; NULL if width % 32 */
 	void *blocks;                    /* the arrays' room */
 	uint8_t *panels;                 /* [n_row_max / PANEL_ROWS][cpu_row_bytes], NULL where that is none, and of rows */
 	uint32_t n_row;                  /* current rows that they were made for, which says what is in panels; 0: none */
-	bool wanted;                     /* by a product: they are made as rows are written, */
+	bool wanted;                     /* by a product: who writes rows makes them, where act.c says so, */
 	bool all;                        /* of rows that are in panels, too */
 };
 

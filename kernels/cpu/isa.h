@@ -200,7 +200,7 @@ struct isa {
 	/* Bytes q + 128 with x = d * q, one half d for each n_same values; n % n_same = 0,
 	 * n_same % 16 = 0 */
 	void (*to_q8)(const float *x, uint32_t n, uint32_t n_same, uint8_t *q, uint16_t *d);
-	void (*to_f16)(const float *x, uint16_t *dst, size_t n);    /* clamped to finite halves */
+	void (*to_f16)(const float *x, uint16_t *dst, size_t n);    /* clamped to finite halves; n % 16 = 0 */
 	/* bound [TOP_GROUPS]: each the largest value of a group of its own, or one of the group's where it has
 	 * NaNs; a NaN where that is what is left */
 	void (*top_bounds)(const float *x, uint32_t n, float *bound);

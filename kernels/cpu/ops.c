@@ -1,6 +1,6 @@
 /*
- * Operations that take rows one by one: embed, norm, gated activation, add,
- * select, softcap, clamp, read.
+ * Operations that take rows one by one: embed, norm, sum and norm, gated activation,
+ * add, select, softcap, clamp, read.
  *
  * Few rows are done by the caller: waking a worker costs more.
  */

@@ -361,8 +361,9 @@ static struct world *world_new(const struct scene *s)
 	w->q = matrix_random(&r, QUANT_F32, s->n_head * s->head_dim, s->n_token, 1);
 	w->k = matrix_random(&r, QUANT_F32, s->n_head_kv * s->head_dim, s->n_token, 1);
 	w->v = matrix_random(&r, QUANT_F32, s->n_head_kv * s->head_dim, s->n_token, 1);
-	if (w->q->n_in % 32 == 0)
-		w->o = matrix_random(&r, QUANT_Q4_0, w->q->n_in, OUTPUTS, 0.1f);
+	if (w->q->n_in % 32 == 0)        /* blocks with halves, words, or neither */
+		w->o = matrix_random(&r, w->q->n_in % 256 == 0 ? QUANT_Q6_K : s->type == KV_F16 ? QUANT_F16 : QUANT_Q4_0,
+		                     w->q->n_in, OUTPUTS, 0.1f);
 	w->sink = s->sink ? matrix_random(&r, QUANT_F32, s->n_head, 1, 3) : NULL;
 	for (uint32_t i = 0; i < s->n_rot / 2; i++)
 		w->freq[i] = (uint64_t)llround(ldexp(pow(10000, -2.0 * i / s->n_rot) / (2 * M_PI), 62)) * 4;
