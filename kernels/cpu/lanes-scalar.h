@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define V_ROOM 8                 /* v16 that fit into the registers: how much is done at once */
-#define ROWS_APART 0             /* see lanes-avx512.h */
+#define ROWS_APART 0             /* none asks between rows, see lanes-avx512.h */
 
 #include "kernels/quants.h"
 

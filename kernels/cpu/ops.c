@@ -154,7 +154,8 @@ void cpu_add_norm(struct backend *b, const struct norm *n, const struct act *x, 
 	struct op o = { .b = b, .norm = n, .x = x, .y = y, .sum = sum, .out = out };
 
 	cpu_products(b);
-	assert(b->batch && x->width == out->width && y->width == out->width && sum->width == out->width && sum != out);
+	assert(b->batch && x->width == out->width && y->width == out->width && sum->width == out->width);
+	assert(n->width == out->width && sum != out);
 	norm_check(n, out);
 	if (b->rc)
 		return;

@@ -1,4 +1,5 @@
-/* See fakedisk.h.  One thread at a time. */
+/* See fakedisk.h.  One thread at a time.  Over 600 lines, since SQLite's files, those of checkpoints and the
+ * power's cut are one disk: two files would share all that is static below. */
 #include "tests/unit/fakedisk.h"
 
 #include <assert.h>
