@@ -125,6 +125,7 @@ static const struct arch archs[] = {
 		.may_layer = QKV_B | L(ATTN_Q_NORM_EACH) | L(ATTN_K_NORM_EACH) | L(FFN_NORM) | L(FFN_NORM_B),
 		LAYER_NORM,
 		.rope = ROPE_NEOX,
+		.parallel_by_norm = true,  /* the conversion writes the key as true where the model says nothing, and means no */
 		.glu = GLU_SILU,
 	},
 	{
@@ -201,7 +202,7 @@ static const struct arch archs[] = {
 		RMS,
 		.rope = ROPE_NEOX,
 		.glu = GLU_SILU,
-		.local_period = 4, .local_unscaled = true,           /* OLMo 3 */
+		.local_period = 4, .local_unscaled = true, .yarn_scale_whole = true,         /* OLMo 3 */
 	},
 	{
 		.name = "starcoder2",

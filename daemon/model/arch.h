@@ -161,7 +161,8 @@ struct arch {
 	const char *eps_key;                   /* suffix */
 	enum rope_order rope;
 	enum glu_kind glu;                     /* ungated where FFN_GATE is not a tensor of it */
-	bool parallel;                         /* ... unless the key use_parallel_residual says otherwise */
+	bool parallel;                         /* ... unless the key use_parallel_residual says otherwise, */
+	bool parallel_by_norm;                 /* or, whatever that says: where the first layer has no ffn_norm */
 	bool embd_sqrt;                        /* embeddings are scaled by sqrt(n_embd) */
 	uint32_t no_rope_period;
 	double alibi_bias;                     /* ALiBi, unless the key attention.max_alibi_bias says how much */
@@ -171,6 +172,7 @@ struct arch {
 	double rope_base_local;                /* their rope base; 0: the global one's */
 	bool local_unscaled;                   /* rope scaling is for global layers alone */
 	bool yarn_ramp_between;                /* YaRN's ramp begins between dimensions, not at one */
+	bool yarn_scale_whole;                 /* the key rope.scaling.attn_factor is all of YaRN's scale, not a factor of it */
 	void (*adjust)(struct hparams *h);     /* hook: what no key says; NULL: nothing */
 };
 

@@ -85,6 +85,10 @@ static const struct chat_format formats[] = {
 		.turns = { SYSTEM = { "<|system|>\n", "<|end|>\n" }, USER = { "<|user|>\n", "<|end|>\n" },
 		           ASSISTANT = { "<|assistant|>\n", "<|end|>\n" } },
 	}, {
+		.name = "tulu", .marks = { "<|user|>", "<|assistant|>", "not loop.last" },       /* OLMo 2, too: zephyr's with one EOS */
+		.turns = { SYSTEM = { "<|system|>\n", "\n" }, USER = { "<|user|>\n", "\n" },
+		           ASSISTANT = { "<|assistant|>\n", CHAT_EOS "\n" } },
+	}, {
 		.name = "zephyr", .marks = { "<|user|>", "<|assistant|>" },
 		.turns = { SYSTEM = { "<|system|>\n", CHAT_EOS "\n" }, USER = { "<|user|>\n", CHAT_EOS "\n" },
 		           ASSISTANT = { "<|assistant|>\n", CHAT_EOS "\n" } },
@@ -102,6 +106,11 @@ static const struct chat_format formats[] = {
 	}, {
 		.name = "deepseek", .marks = { "<｜User｜>", "<｜Assistant｜>" },
 		.turns = { SYSTEM = { "", "" }, USER = { "<｜User｜>", "" }, ASSISTANT = { "<｜Assistant｜>", CHAT_EOS } },
+	}, {
+		/* The template's own system text has no turn that it would open, and is left out. */
+		.name = "deepseek-coder", .marks = { "### Instruction:", "<|EOT|>" }, .end = "<|EOT|>",
+		.turns = { SYSTEM = { "", "" }, USER = { "### Instruction:\n", "\n" },
+		           ASSISTANT = { "### Response:\n", "\n<|EOT|>\n" } },
 	}, {
 		.name = "alpaca", .marks = { "### Instruction:" },
 		.turns = { SYSTEM = { "", "\n\n" }, USER = { "### Instruction:\n", "\n\n" },

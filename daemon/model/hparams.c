@@ -142,6 +142,7 @@ static bool is(struct gguf_str s, const char *word)
 /* YaRN: slow dimensions are stretched, fast ones stay, and cos and sin are scaled. */
 static int yarn_read(struct reader *r, struct rope_numbers *n)
 {
+	const bool whole = r->arch->yarn_scale_whole && gguf_has(r->g, key(r, "rope.scaling.attn_factor"));
 	double attn = 1;
 
 	n->yarn = true;
@@ -151,7 +152,7 @@ static int yarn_read(struct reader *r, struct rope_numbers *n)
 	TRY(real_read(r, "rope.scaling.yarn_beta_fast", 0.0, 1e6, &n->beta_fast));
 	TRY(real_read(r, "rope.scaling.yarn_beta_slow", 0.0, n->beta_fast, &n->beta_slow));
 	TRY(real_read(r, "rope.scaling.attn_factor", 0.0, 1e3, &attn));
-	n->scale = attn * (n->factor > 1 ? 1 + 0.1 * log(n->factor) : 1);
+	n->scale = attn * (n->factor > 1 && !whole ? 1 + 0.1 * log(n->factor) : 1);
 	return 0;
 }
 
@@ -160,6 +161,8 @@ static int scaling_read(struct reader *r, struct rope_numbers *n)
 	struct gguf_str type = { "none", 4 };
 	char name[40];
 
+	if (gguf_has(r->g, key(r, "rope.scaling.factor")))
+		type = (struct gguf_str){ "linear", 6 };       /* where no type is said, as in llama.cpp */
 	if (gguf_has(r->g, key(r, "rope.scaling.type")) && !gguf_string(r->g, r->key, &type))
 		return refuse(r->why, "bad_model", "%s is not a string", r->key);
 	if (is(type, "linear"))
@@ -190,6 +193,28 @@ static int rope_read(struct reader *r, struct hparams *h)
 	return scaling_read(r, &h->rope);
 }
 
+/* Every how many layers the last is global: a count, or a list of which layers are not. */
+static int period_read(struct reader *r, struct hparams *h)
+{
+	struct gguf_array a;
+	uint64_t local;
+
+	if (!gguf_array(r->g, key(r, "attention.sliding_window_pattern"), &a))
+		return count_read(r, "attention.sliding_window_pattern", 1024, &h->local_period);
+	h->local_period = 0;
+	for (uint32_t l = 0; l < h->n_layer; l++) {
+		if (l >= a.n || !gguf_array_u64(&a, l, &local))
+			return refuse(r->why, "bad_model", "%s does not say which of %" PRIu32 " layers are local", r->key, h->n_layer);
+		if (local == 0 && h->local_period == 0)
+			h->local_period = l + 1;
+		if (h->local_period > 0 && (local != 0) != (l % h->local_period != h->local_period - 1))
+			return refuse(r->why, "unsupported", "%s has no period: layer %" PRIu32 " breaks it", r->key, l);
+	}
+	if (h->local_period == 0)
+		return refuse(r->why, "unsupported", "%s has no layer that is global", r->key);
+	return 0;
+}
+
 static int local_read(struct reader *r, struct hparams *h)
 {
 	const struct arch *a = r->arch;
@@ -213,7 +238,7 @@ static int local_read(struct reader *r, struct hparams *h)
 		h->local = h->local_period = 0;
 		return 0;
 	}
-	TRY(count_read(r, "attention.sliding_window_pattern", 1024, &h->local_period));
+	TRY(period_read(r, h));
 	return real_read(r, "rope.freq_base_swa", 1.0, 1e15, &h->rope_local.base);
 }
 
@@ -230,6 +255,8 @@ static int extras_read(struct reader *r, struct hparams *h)
 	if (a->alibi_bias > 0)
 		TRY(real_read(r, "attention.max_alibi_bias", 0.0, 1e3, &alibi));
 	TRY(flag_read(r, "use_parallel_residual", &h->parallel));
+	if (a->parallel_by_norm)
+		h->parallel = gguf_tensor(r->g, "blk.0.ffn_norm.weight") == NULL;
 	h->eps = (float)eps;
 	h->output_softcap = (float)output_cap;
 	h->attn_softcap = (float)attn_cap;

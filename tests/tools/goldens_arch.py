@@ -3,6 +3,7 @@
 One row each.  The functions say how a layer's input becomes q, k and v (before rotation), which
 keys the file carries and how weights are rearranged, as llama.cpp's own conversion does.
 """
+import math
 import re
 from dataclasses import dataclass, field
 from functools import partial
@@ -232,6 +233,9 @@ def keys_olmo3(w, c):
     w.add_rope_scaling_factor(full['factor'])
     w.add_rope_scaling_orig_ctx_len(full['original_max_position_embeddings'])
     w.add_sliding_window(c.sliding_window)
+    # The conversion writes all of the scale, and which layers are local.
+    w.add_rope_scaling_attn_factors(1 + 0.1 * math.log(full['factor']))
+    w.add_sliding_window_pattern([t == 'sliding_attention' for t in c.layer_types])
 
 
 def keys_head_dim(w, c):
@@ -301,7 +305,7 @@ def keys_gptj(w, c):
 def keys_stablelm(w, c):
     keys_common(w, c)
     w.add_rope_dimension_count(int(c.rope_parameters['partial_rotary_factor'] * c.hidden_size // c.num_attention_heads))
-    w.add_parallel_residual(c.use_parallel_residual)
+    w.add_parallel_residual(True)      # as the conversion does where a model says nothing, and transformers mean no
     w.add_layer_norm_eps(c.layer_norm_eps)
 
 

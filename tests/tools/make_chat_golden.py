@@ -108,6 +108,27 @@ TEMPLATES = {
 {{ '<|assistant|>' }}
 {% endif %}
 {% endfor %}""",
+    "tulu": "{% for message in messages %}{% if message['role'] == 'system' %}{{ '<|system|>\n' + message['content'] + '\n' }}"
+            "{% elif message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + '\n' }}"
+            "{% elif message['role'] == 'assistant' %}{% if not loop.last %}{{ '<|assistant|>\n'  + message['content'] + eos_token + '\n' }}"
+            "{% else %}{{ '<|assistant|>\n'  + message['content'] + eos_token }}{% endif %}{% endif %}"
+            "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}",
+    "deepseek-coder": """{{bos_token}}
+{%- for message in messages %}
+    {%- if message['role'] == 'system' %}
+{{ message['content'] }}
+    {%- else %}
+        {%- if message['role'] == 'user' %}
+{{'### Instruction:\\n' + message['content'] + '\\n'}}
+        {%- else %}
+{{'### Response:\\n' + message['content'] + '\\n<|EOT|>\\n'}}
+        {%- endif %}
+    {%- endif %}
+{%- endfor %}
+{% if add_generation_prompt %}
+{{'### Response:'}}
+{% endif %}
+""",
     "phi-3": "{% for message in messages %}{% if message['role'] == 'system' %}{{'<|system|>\n' + message['content'] + '<|end|>\n'}}"
              "{% elif message['role'] == 'user' %}{{'<|user|>\n' + message['content'] + '<|end|>\n'}}"
              "{% elif message['role'] == 'assistant' %}{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}"
@@ -144,6 +165,7 @@ TALKS = [
     [SYSTEM, ("user", "what would you like to know about this question?")],
     [("user", "Hi!"), ("assistant", "hello there"), ("user", "a good answer")],
     [SYSTEM, ("user", "one"), ("assistant", "two\nthree"), ("user", "four"), ("assistant", "five."), ("user", "6 7 88")],
+    [("user", "ab c"), ("assistant", "yes"), ("user", "(no)"), ("assistant", "it is"), ("user", "so?")],
     [("user", "[INST] <|im_end|> </s> is text"), ("assistant", "it's <|im_start|>"), ("user", "世界 é")],
 ]
 
@@ -183,7 +205,8 @@ def main():
                 # Without a prompt of their own, these end a user's turn with [/INST] either way.
                 r = render(t, talk, True)
                 f.write("render %s 1 %s %s\n" % (name, ",".join("%s:%s" % (a, b.encode().hex()) for a, b in talk), r.encode().hex()))
-                if talk[-1][0] == "user" and len(talk) > 2:
+                # Where a template leaves out what follows the last turn we have it, as the next turn will.
+                if talk[-1][0] == "user" and len(talk) > 2 and "not loop.last" not in t:
                     r = render(t, talk[:-1], False)
                     f.write("render %s 0 %s %s\n" % (name, ",".join("%s:%s" % (a, b.encode().hex()) for a, b in talk[:-1]), r.encode().hex()))
 

@@ -27,6 +27,8 @@ static const struct { const char *format, *path; struct vocab_change change; } v
 	{ "mistral-v1", SPM, { .space_prefix = true, .control = { "<s>", "</s>" }, .eos = "</s>" } },
 	{ "mistral-v3", SPM, { .space_prefix = true, .control = { "<s>", "</s>", "[INST]", "[/INST]" }, .eos = "</s>" } },
 	{ "zephyr", SPM, { .space_prefix = true, .control = { "<s>", "</s>" }, .eos = "</s>" } },
+	{ "tulu", BPE, { .eos = "<|endoftext|>" } },
+	{ "deepseek-coder", BPE, { .eos = "<|EOT|>", .control = { "<|EOT|>" } } },
 	{ "phi-3", SPM, { .space_prefix = true, .name = "Phi-3 mini", .eos = "<|endoftext|>",
 	                  .control = { "<s>", "</s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>" } } },
 	{ "llama-3", BPE, { .pre = "llama-bpe", .eos = "<|eot_id|>",

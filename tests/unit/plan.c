@@ -374,6 +374,60 @@ static void test_window_everywhere(void **state)
 	assert_int_equal(n, 2);
 }
 
+/* Which layers are local, as a list (OLMo 3): only what has a period can be. */
+static void test_window_by_list(void **state)
+{
+	const char *const name = "olmo2.attention.sliding_window_pattern";
+	const size_t first = 4 + 4 + 8;        /* the list's type, its elements', their number */
+	const uint8_t yes = 1, no = 0;
+	const uint32_t six = 6;
+	struct make *m = NULL;
+	uint8_t *list;
+	struct reason why = { "", "" };
+	struct plan p;
+
+	(void)state;
+	for (size_t i = 0; i < n_files; i++)
+		if (make_find(&files[i].m, name))
+			m = &files[i].m;
+	assert_non_null(m);
+	assert_int_equal(plan(m, &why, &p), 0);
+	assert_int_equal(p.h.n_layer, 5);
+	assert_true(hparams_local(&p.h, 2) == 24 && hparams_local(&p.h, 3) == 0 && hparams_local(&p.h, 4) == 24);
+	changed(m, name, first + 4, &no, 1, "unsupported", "has no period: layer 4 breaks it");
+	changed(m, name, first + 3, &yes, 1, "unsupported", "has no layer that is global");
+	changed(m, "olmo2.block_count", 4, &six, 4, "bad_model", "does not say which of 6 layers are local");
+	list = m->data + make_find(m, name) - 4 + first;
+	memcpy(list, "\0\0\0\0", 5);
+	assert_int_equal(plan(m, &why, &p), 0);
+	assert_true(hparams_local(&p.h, 0) == 0 && hparams_local(&p.h, 4) == 0);
+	memcpy(list, "\1\1\1\0\1", 5);
+}
+
+/* A factor without a type stretches all dimensions, as in llama.cpp. */
+static void test_scaling_without_type(void **state)
+{
+	const char *const name = "llama.rope.scaling.type";
+	struct reason why = { "", "" };
+	struct plan p;
+	int n = 0;
+
+	(void)state;
+	for (size_t i = 0; i < n_files; i++) {
+		struct make *m = &files[i].m;
+		size_t at = make_find(m, name);
+
+		if (!at || memcmp(m->data + at + 8, "linear", 6))
+			continue;
+		m->data[at - 5] = 'X';
+		assert_int_equal(plan(m, &why, &p), 0);
+		assert_true(p.h.rope.factor == 4 && !p.h.rope.yarn);
+		m->data[at - 5] = 'e';
+		n++;
+	}
+	assert_int_equal(n, 1);
+}
+
 static void files_load(const char *top)
 {
 	const struct arch *a;
@@ -408,7 +462,8 @@ int main(void)
 		cmocka_unit_test(test_missing_keys), cmocka_unit_test(test_ill_typed_keys),
 		cmocka_unit_test(test_unknown_things), cmocka_unit_test(test_wrong_shapes),
 		cmocka_unit_test(test_hostile_numbers), cmocka_unit_test(test_hostile_tensors),
-		cmocka_unit_test(test_window_everywhere), cmocka_unit_test(test_unsupported_keys), cmocka_unit_test(test_truncated_at_every_tensor),
+		cmocka_unit_test(test_window_everywhere), cmocka_unit_test(test_window_by_list),
+		cmocka_unit_test(test_scaling_without_type), cmocka_unit_test(test_unsupported_keys), cmocka_unit_test(test_truncated_at_every_tensor),
 	};
 	const char *top = getenv("srcdir");
 	char path[4096];
