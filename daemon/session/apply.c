@@ -153,8 +153,7 @@ static void slice(struct timeline *t)
 
 	rc = t->cur->tokens ? slice_ids(t, &last) : slice_text(t, &last);
 	if (rc != 0) {
-		log_error("session %llu: a text cannot be applied", (unsigned long long)t->row.id);
-		snprintf(t->bad, sizeof t->bad, "an accepted text cannot be applied");
+		timeline_damaged(t, "an accepted text cannot be applied");
 	} else if (!last) {
 		timeline_flush(t, false);
 	} else if (t->cur->kind == ORDER_APPEND) {

@@ -29,6 +29,7 @@
 #define SLICE_IDS 4096             /* the same of given token ids */
 #define LOGS_IN_FLIGHT 64          /* STORE_LOG jobs of a session before it waits */
 #define STEP_SECONDS 0.06          /* of a step while anybody generates, about */
+#define LONG_STEP 0.5              /* the same when nobody does */
 #define SET_BACK 64                /* tokens that a kept cache may be ahead of the committed log */
 #define RETRY_MS 3000              /* after a failed write */
 #define LOSSES_MOST 3u             /* of the device with the same tokens, until who has them is blamed */
@@ -83,6 +84,7 @@ struct timeline {
 	uint32_t n_lost;           /* steps of it in which the device failed, since it got past such a one, */
 	uint64_t lost_at;          /* which is when so many tokens are computed */
 	bool stalled;              /* a write of its log failed */
+	bool row_due;              /* one that had no entries: its row is to be written once more */
 	enum timeline_state state;
 	const struct chat_format *chat;        /* NULL: raw */
 
@@ -97,11 +99,12 @@ struct timeline {
 	uint64_t since_saved;      /* tokens computed since the last checkpoint */
 	bool rebuilding, saving, moved;
 	int progress_told;         /* per cent */
-	double woken;              /* when it became ready */
+	double woken, left;        /* when it became ready; when it was put out at work, 0: it was not */
 	uint64_t last_step;        /* engine.n_step when it last had work: for eviction */
 
 	/* orders */
 	uint64_t n_queued, n_queued_bytes, last_order;
+	uint32_t n_putting;        /* say and generate that are on their way to disk */
 	struct order *cur;
 	bool asking;               /* STORE_ORDER_NEXT is on its way */
 	bool cancel;               /* the current generation is to end */
@@ -267,6 +270,7 @@ int recover_wait(const struct engine *e, int wait);
 /* ---- request.c: the table of verbs and who may use them ---- */
 enum access { ACCESS_NONE, ACCESS_READ, ACCESS_WRITE, ACCESS_OWNER };
 void request_open(struct engine *e, struct request *r);
+void requests_peer_gone(struct engine *e, uint64_t peer);      /* those that wait for the model, and are its alone */
 bool may(const struct request *r, const struct timeline *t, enum access a);
 /* The session's model verbs: is it whole, of this model, not set aside? */
 int timeline_usable(const struct timeline *t, struct reason *why);
@@ -331,6 +335,7 @@ struct event *timeline_log(struct timeline *t, enum event_kind kind, enum role r
 void timeline_flush(struct timeline *t, bool durable);         /* to the store and to serve */
 void timeline_news(struct timeline *t, enum event_kind kind, const char *state, double progress);
 void timeline_stall(struct timeline *t);       /* it waits for the disk, until timeline_retry */
+void timeline_damaged(struct timeline *t, const char *text);   /* logged; nothing of it will be done */
 void timeline_retry(struct timeline *t);
 uint64_t timeline_window_start(const struct timeline *t, uint64_t n_token);
 

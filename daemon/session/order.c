@@ -88,12 +88,19 @@ void waiters_answer(struct timeline *t, uint64_t order, const struct order_progr
 	}
 }
 
-/* The queue is empty: there was no answer to cancel. */
+/* Is an answer in the queue, or on its way to it? */
+static bool any_to_come(const struct timeline *t)
+{
+	return t->n_queued > 0 || t->n_putting > 0;
+}
+
+/* Where the queue is empty there was no answer to cancel. */
 static void waiters_none(struct timeline *t)
 {
 	struct order_progress none = { 0 };
 
-	waiters_answer(t, NEXT_ANSWER, &none);
+	if (!any_to_come(t))
+		waiters_answer(t, NEXT_ANSWER, &none);
 }
 
 static void waiters_drop(struct timeline *t, uint64_t peer, const char *name, const char *text)
@@ -173,6 +180,7 @@ void verb_peer_gone(struct engine *e, struct request *r, struct timeline *none)
 	size_t i;
 
 	(void)none;
+	requests_peer_gone(e, r->peer);
 	score_peer_gone(e, r->peer);
 	for (i = 0; i < HASH_SIZE; i++)
 		for (t = e->hash[i]; t != NULL; t = t->hash_next) {
@@ -203,9 +211,7 @@ static void asked(struct call *c, struct store_job *j)
 		return;
 	}
 	if (j->rc != 0) {
-		log_error("session %llu: its queue cannot be read", (unsigned long long)t->row.id);
-		snprintf(t->bad, sizeof t->bad, "its queue cannot be read");
-		waiters_refuse(t, "session_damaged", t->bad);
+		timeline_damaged(t, "its queue cannot be read");
 		return;
 	}
 	if (j->order == NULL) {
@@ -267,12 +273,14 @@ static void accepted(struct call *c, struct store_job *j)
 	struct order_progress *p = &o->progress;
 	bool again = j->rc == STORE_REPEATED;
 
+	t->n_putting -= o->kind != ORDER_APPEND;
 	if (j->rc != 0)
 		unqueue(t, c->n);
 	if (o->given & GIVEN_UNTIL)
 		bond_settle(t, r->peer, j->rc == 0 ? o->id : 0);
 	if (j->rc == 0)
 		t->n_queued++;         /* also where it is being deleted: that may fail */
+	waiters_none(t);
 	if (t->deleting || t->gone) {
 		answer_refused(c->engine, r, "no_session", "the session has been deleted");
 		return;
@@ -295,13 +303,13 @@ static void accepted(struct call *c, struct store_job *j)
 			wait_for(t, r, o->id);
 		return;
 	}
-	if (again && p->stage == 2) {
+	if (again && p->stage == 2 && (o->kind == ORDER_APPEND || r->wait)) {
 		r->result = done_value(o->id, p);
 	} else {
-		/* What it adds to the log comes after this seq. */
+		/* What it adds to the log comes after this seq: the first one's, whenever it is repeated. */
 		r->result = value_map();
 		value_put(r->result, "request", value_uint(o->id));
-		value_put(r->result, "seq", value_uint(again && p->seq != 0 ? p->seq : t->row.n_seq));
+		value_put(r->result, "seq", value_uint(o->log_seq));
 	}
 	answer(c->engine, r);
 }
@@ -429,6 +437,7 @@ void verb_order(struct engine *e, struct request *r, struct timeline *t)
 	c = call_new(e, t, r, accepted);
 	c->n = o->n_payload;
 	t->n_queued_bytes += o->n_payload;
+	t->n_putting += o->kind != ORDER_APPEND;
 	if (o->given & GIVEN_UNTIL)            /* now: the peer may leave before it is on disk */
 		bond_make(t, 0, r->peer);
 	call_post(c, j);
@@ -437,6 +446,8 @@ void verb_order(struct engine *e, struct request *r, struct timeline *t)
 void verb_cancel(struct engine *e, struct request *r, struct timeline *t)
 {
 	r->rc = timeline_usable(t, &r->why);
+	if (r->rc == 0 && store_read_only(e->p.store, &r->why))
+		r->rc = REFUSED;
 	if (r->rc != 0) {              /* nothing of it will ever be answered */
 		answer(e, r);
 		return;
@@ -446,7 +457,7 @@ void verb_cancel(struct engine *e, struct request *r, struct timeline *t)
 		wait_for(t, r, t->cur->id);
 		return;
 	}
-	if (t->n_queued > 0) {
+	if (any_to_come(t)) {
 		wait_for(t, r, NEXT_ANSWER);
 		return;
 	}

@@ -16,6 +16,7 @@ struct verb_row {
 	enum access access;        /* NONE: names no session (or makes one) */
 	bool needs_model;
 	bool waits;                /* for a model that loads, which says what of a session is usable */
+	bool asks;                 /* only asks: where its peer has left nobody wants it */
 	bool damaged;              /* works on a session whose log does not verify */
 	bool always;               /* also while stopping */
 };
@@ -32,10 +33,10 @@ static const struct verb_row verbs[N_VERB] = {
 	[VERB_SAY]          = { .run = verb_order, .access = ACCESS_WRITE, .needs_model = true },
 	[VERB_CANCEL]       = { .run = verb_cancel, .access = ACCESS_WRITE, .waits = true },
 	[VERB_READ]         = { .run = verb_read, .access = ACCESS_READ },
-	[VERB_SHOW]         = { .run = verb_show, .access = ACCESS_READ, .needs_model = true },
-	[VERB_SCORE]        = { .run = verb_score, .needs_model = true },
-	[VERB_TOKENIZE]     = { .run = verb_tokenize, .needs_model = true },
-	[VERB_DETOKENIZE]   = { .run = verb_detokenize, .needs_model = true },
+	[VERB_SHOW]         = { .run = verb_show, .access = ACCESS_READ, .needs_model = true, .asks = true },
+	[VERB_SCORE]        = { .run = verb_score, .needs_model = true, .asks = true },
+	[VERB_TOKENIZE]     = { .run = verb_tokenize, .needs_model = true, .asks = true },
+	[VERB_DETOKENIZE]   = { .run = verb_detokenize, .needs_model = true, .asks = true },
 	[VERB_SERVER_INFO]  = { .run = verb_server_info, .always = true },
 	[VERB_SERVER_STATS] = { .run = verb_server_stats, .always = true },
 	[VERB_PING]         = { .run = verb_ping, .always = true },
@@ -129,6 +130,29 @@ static void defer(struct engine *e, struct request *r)
 	e->deferred_last = (struct request **)&r->letter.next;
 }
 
+void requests_peer_gone(struct engine *e, uint64_t peer)
+{
+	struct request **at = &e->deferred, *r;
+
+	while ((r = *at) != NULL) {
+		if (r->peer != peer || !(r->until_disconnect || verbs[r->verb].asks)) {
+			at = (struct request **)&r->letter.next;
+			continue;
+		}
+		*at = (struct request *)r->letter.next;
+		answer_refused(e, r, "cancelled", "the client has left");
+	}
+	e->deferred_last = at;
+}
+
+/* Until the model is there; or behind what waits for one that has been unloaded. */
+static bool must_wait(const struct engine *e, const struct verb_row *v)
+{
+	if (e->phase == PHASE_LOADING)
+		return v->needs_model || v->waits;
+	return e->phase == PHASE_UNLOADED && (v->needs_model || (v->waits && e->deferred != NULL));
+}
+
 void request_open(struct engine *e, struct request *r)
 {
 	const struct verb_row *v = &verbs[r->verb];
@@ -141,7 +165,7 @@ void request_open(struct engine *e, struct request *r)
 	}
 	if (v->needs_model)
 		e->used = clock_seconds();
-	if (((v->needs_model || v->waits) && e->phase == PHASE_LOADING) || (v->needs_model && e->phase == PHASE_UNLOADED)) {
+	if (must_wait(e, v)) {
 		defer(e, r);
 		return;
 	}

@@ -31,7 +31,8 @@ void resident_want(struct timeline *t)
 	struct engine *e = t->engine;
 
 	if (e->phase != PHASE_READY || t->waiting || t->state != TIMELINE_ASLEEP || t->deleting ||
-	    t->creating || t->gone || t->stalled || t->n_queued == 0 || timeline_usable(t, NULL) != 0)
+	    t->creating || t->gone || t->stalled || t->n_queued == 0 || timeline_usable(t, NULL) != 0 ||
+	    store_read_only(e->p.store, NULL))
 		return;
 	t->waiting = true;
 	t->wait_next = NULL;
@@ -60,24 +61,27 @@ static bool idle(const struct timeline *t)
 	return t->state == TIMELINE_READY && !timeline_busy(t) && !t->stalled;
 }
 
-/* Who gives up its slot: the idle session that has been so for longest; where all
- * are at work, the one that has had its time. */
-static struct timeline *victim(struct engine *e)
+/* Who gives up its slot for t: the idle session that has been so for longest; where all
+ * are at work, the one that has had it longest, once its time is over.  But one that was put out itself
+ * puts nobody out before as long: else one that waits would have all others change places. */
+static struct timeline *victim(const struct engine *e, const struct timeline *t)
 {
-	double keep = e->p.slot_seconds > 0 ? e->p.slot_seconds : SLOT_SECONDS;
-	struct timeline *best = NULL, *t;
+	const double keep = e->p.slot_seconds > 0 ? e->p.slot_seconds : SLOT_SECONDS, now = clock_seconds();
+	struct timeline *best = NULL, *other;
 	uint32_t i;
 
 	for (i = 0; i < e->p.n_slot; i++) {
-		t = e->places[i].owner;
-		if (t != NULL && idle(t) && (best == NULL || t->last_step < best->last_step))
-			best = t;
+		other = e->places[i].owner;
+		if (other != NULL && idle(other) && (best == NULL || other->last_step < best->last_step))
+			best = other;
 	}
-	for (i = 0; best == NULL && i < e->p.n_slot; i++) {
-		t = e->places[i].owner;
-		if (t != NULL && t->state == TIMELINE_READY && !t->stalled && !t->saving &&
-		    clock_seconds() - t->woken > keep)
-			best = t;
+	if (best != NULL || (t->left > 0 && now - t->left <= keep))
+		return best;
+	for (i = 0; i < e->p.n_slot; i++) {
+		other = e->places[i].owner;
+		if (other != NULL && other->state == TIMELINE_READY && !other->stalled && !other->saving &&
+		    now - other->woken > keep && (best == NULL || other->woken < best->woken))
+			best = other;
 	}
 	return best;
 }
@@ -108,12 +112,13 @@ bool resident_serve(struct engine *e)
 			if (rc > 0 && swap_shrink(e->swap))
 				continue;
 			if (rc != 0) {
-				out = victim(e);
+				out = victim(e, t);
 				if (out == NULL) {
 					no_memory(e, rc, &why);
 					break;
 				}
 				e->stats.slots_evicted++;
+				out->left = timeline_busy(out) ? clock_seconds() : 0;
 				resident_leave(out, true);
 				continue;
 			}
@@ -150,9 +155,7 @@ static void lacking(struct timeline *t, const struct store_job *j)
 		resident_leave(t, false);
 		return;
 	}
-	log_error("session %llu: its log lacks tokens", (unsigned long long)t->row.id);
-	snprintf(t->bad, sizeof t->bad, "its log lacks tokens");
-	waiters_refuse(t, "session_damaged", t->bad);
+	timeline_damaged(t, "its log lacks tokens");
 	resident_leave(t, false);
 }
 
@@ -411,7 +414,7 @@ static void save(struct timeline *t, bool leaving)
 
 	/* A cache can be set back by a chunk, not by more. */
 	if (t->state != TIMELINE_READY || (!t->moved && !leaving) || n == 0 || t->n_computed - n >= e->n_chunk ||
-	    t->start > n || t->stalled || t->n_out > 0)
+	    t->start > n || t->stalled || t->bad[0] != '\0' || t->n_out > 0)
 		return;
 	copy = copy_slot(t, n, leaving);
 	if (copy == NULL)

@@ -21,7 +21,6 @@
 
 #define PREFILL_LEAST 16       /* rows of prefill in a step, however slow */
 #define BUDGET_STEP 8          /* rows that a budget moves by */
-#define LONG_STEP 0.5          /* seconds of a step when nobody generates */
 
 bool timeline_busy(const struct timeline *t)
 {

@@ -12,6 +12,7 @@
 #include "daemon/session/engine-internal.h"
 
 #define SCORE_LOGITS (64u << 20)       /* bytes of logits of one chunk, about */
+#define FIRST_ROWS 8                   /* at once, before it is known how long they take */
 
 struct score {
 	struct score *next;
@@ -165,12 +166,13 @@ static int next_chunk(struct engine *e, struct score *s)
 	uint64_t left = s->ids.n - 1 - s->n_computed;
 	struct reason why = { .name = "" };
 	uint32_t i, n = left < s->chunk ? (uint32_t)left : s->chunk;
-	double nll, began = clock_seconds();
+	double nll, most, began = clock_seconds();
 	int rc;
 
-	/* Sessions wait no longer than for a step of theirs. */
-	if (engine_busy(e) && s->row_seconds > 0 && n > STEP_SECONDS / s->row_seconds)
-		n = STEP_SECONDS / s->row_seconds >= 1 ? (uint32_t)(STEP_SECONDS / s->row_seconds) : 1;
+	/* Sessions wait no longer than for a step of theirs, others' questions for a long one. */
+	most = s->row_seconds > 0 ? (engine_busy(e) ? STEP_SECONDS : LONG_STEP) / s->row_seconds : FIRST_ROWS;
+	if (n > most)
+		n = most >= 1 ? (uint32_t)most : 1;
 
 	for (i = 0; i < n; i++) {
 		e->rows[i].token = s->ids.data[s->n_computed + i];

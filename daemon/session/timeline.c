@@ -151,16 +151,50 @@ void timeline_stall(struct timeline *t)
 	t->engine->retry_at = clock_seconds() + RETRY_MS / 1000.0;
 }
 
-static void keep_failed(struct timeline *t, struct call *c, struct store_job *j)
+static void stalled_by(struct timeline *t, const struct store_job *j)
 {
 	if (!t->stalled)
 		log_error("session %llu: its log cannot be written (%s); it waits",
 		          (unsigned long long)t->row.id, j->why.name[0] ? j->why.name : "error");
 	timeline_stall(t);
+}
+
+static void keep_failed(struct timeline *t, struct call *c, struct store_job *j)
+{
+	stalled_by(t, j);
 	j->letter.next = NULL;
 	*t->failed_last = j;
 	t->failed_last = (struct store_job **)&j->letter.next;
 	c->keep = j;
+}
+
+static void set_bad(struct timeline *t, const char *text)
+{
+	snprintf(t->bad, sizeof t->bad, "%.*s", (int)sizeof t->bad - 1, text);
+	waiters_refuse(t, "session_damaged", t->bad);
+}
+
+void timeline_damaged(struct timeline *t, const char *text)
+{
+	log_error("session %llu: %s", (unsigned long long)t->row.id, text);
+	set_bad(t, text);
+}
+
+/* A write that failed.  One without entries says only where the session stands, which what
+ * is written later says as well: it is made anew. */
+static void failed(struct timeline *t, struct call *c, struct store_job *j)
+{
+	if (strcmp(j->why.name, "session_damaged") == 0) {
+		set_bad(t, j->why.text);       /* the store has said so */
+	} else if (strcmp(j->why.name, "read_only") == 0) {
+		t->stalled = true;     /* for good: it can be read */
+		waiters_refuse(t, "read_only", j->why.text);
+	} else if (j->n_event == 0 && (j->order_id == 0 || j->progress.stage != 2)) {
+		stalled_by(t, j);
+		t->row_due = true;
+	} else {
+		keep_failed(t, c, j);
+	}
 }
 
 static void logged(struct call *c, struct store_job *j)
@@ -168,16 +202,14 @@ static void logged(struct call *c, struct store_job *j)
 	struct timeline *t = c->t;
 
 	t->n_log--;
-	t->killing = t->killing && t->n_log > 0;
-	if (t->gone)
+	if (j->rc != 0 && !t->gone)    /* kept while it is being deleted, too: that may fail as well */
+		failed(t, c, j);
+	t->killing = t->killing && (t->n_log > 0 || t->row_due || t->failed != NULL);
+	if (t->gone || j->rc != 0)
 		return;
-	if (j->rc != 0) {              /* kept while it is being deleted, too: that may fail as well */
-		keep_failed(t, c, j);
-		return;
-	}
 	/* One that failed before it is still to come: the entries would not follow. */
-	if (t->stalled && t->failed != NULL && j->n_event > 0 && t->bad[0] == '\0')
-		strcpy(t->bad, "its log could not be written in order; restart the daemon");
+	if (t->stalled && t->failed != NULL && j->n_event > 0)
+		timeline_damaged(t, "its log could not be written in order; restart the daemon");
 	if (j->order_id != 0 && j->progress.stage == 2)
 		waiters_answer(t, j->order_id, &j->progress);
 }
@@ -193,6 +225,8 @@ void timeline_retry(struct timeline *t)
 {
 	struct store_job *j, *next;
 
+	if (store_read_only(t->engine->p.store, NULL))
+		return;
 	for (j = t->failed; j != NULL; j = next) {
 		next = (struct store_job *)j->letter.next;
 		j->rc = 0;
@@ -202,6 +236,9 @@ void timeline_retry(struct timeline *t)
 	t->failed = NULL;
 	t->failed_last = &t->failed;
 	t->stalled = false;
+	if (t->row_due)
+		timeline_flush(t, true);
+	t->row_due = false;
 	if (t->state != TIMELINE_ASLEEP && t->n_queued > 0)
 		order_ask(t);
 	resident_want(t);
@@ -240,4 +277,6 @@ void timeline_flush(struct timeline *t, bool durable)
 	free(copies);
 	if (n > 0)
 		tell_evicted(t);
+	if (n > 0 && t->state == TIMELINE_READY)
+		t->moved = true;       /* its chain has: a checkpoint of before would be of another log */
 }

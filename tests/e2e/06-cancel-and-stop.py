@@ -35,6 +35,13 @@ with Daemon(model=endless) as d:
     check_equal(ended(d, 'a')[-1]['reason'], 'cancelled')
     check_equal(c.call('session.cancel', session='a')['cancelled'], False, 'nothing to cancel')
 
+    # Right behind its answer, which is on its way to disk.
+    begun, stop = c.send('session.generate', session='a', max_tokens=500000), c.send('session.cancel', session='a')
+    check_equal(c.wait(stop)['cancelled'], True, 'an answer that has not begun')
+    request = c.wait(begun)['request']
+    d.idle('a')
+    check_equal((ended(d, 'a')[-1]['request'], ended(d, 'a')[-1]['reason']), (request, 'cancelled'))
+
     # until_disconnect: the answer leaves with its client; another one stays.
     other = d.rpc()
     n = len(ended(d, 'a'))

@@ -6,7 +6,8 @@ with Daemon() as d:
     ids = [c.send('session.generate', session='a', max_tokens=200, key='g')]
     ids += [c.send('session.append', session='a', text=f'<{i}>', key=f'k{i}') for i in range(20)]
     ids.append(c.send('session.append', session='a', text='<last>', wait=True))
-    requests = [c.wait(i)['request'] for i in ids]
+    replies = [c.wait(i) for i in ids]
+    requests = [r['request'] for r in replies]
     check_equal(requests, sorted(set(requests)), 'numbers of requests')
     events = d.events('a')
     check_equal([e['text'] for e in events if e['kind'] == 'text' and e['role'] == 'raw' and e['request'] != requests[0]],
@@ -19,7 +20,7 @@ with Daemon() as d:
         for i in (0, 7, 19):
             r = c.call('session.append', session='a', text=f'<{i}>', key=f'k{i}')
             check_equal(r['request'], requests[1 + i], 'the first reply again')
-        check_equal(c.call('session.generate', session='a', max_tokens=200, key='g')['request'], requests[0])
+        check_equal(c.call('session.generate', session='a', max_tokens=200, key='g'), replies[0], 'of an answer: where to read it, though it is over')
         r = c.call('session.append', session='a', text='<3>', key='k3', wait=True)
         check_equal(r['request'], requests[4], 'a repeated wait')
         check_equal(d.idle('a')['position'], position, 'nothing was added')

@@ -44,3 +44,22 @@ with Daemon() as d:
         check_equal(answers[n], answers['kept'], f'{n}: the continuation')
     said = d.log_text()[n_log:]
     check('bad_checkpoint' in said or 'checkpoint' in said, 'a bad checkpoint is named in the log', said)
+
+# An answer that ended before its first token adds an entry and no tokens: the checkpoint knows of it.
+with Daemon() as d:
+    c = d.new('a')
+    c.call('session.append', session='a', text=book(2000).decode(), wait=True)
+    d.idle('a')
+    d.restart()
+    c = d.rpc()
+    begun, stop = c.send('session.generate', session='a', max_tokens=3000), c.send('session.cancel', session='a')
+    check_equal(c.wait(stop)['cancelled'], True)
+    c.wait(begun)
+    d.idle('a')
+    check_equal([e['tokens'] for e in d.events('a')][-1], 0, 'tokens of the last entry')
+    d.restart()
+    c = d.rpc()
+    c.call('session.append', session='a', text='x', wait=True)
+    d.idle('a')
+    stats = c.call('server.stats')
+    check_equal((stats['checkpoints_loaded'], stats['checkpoints_refused'], stats['rebuilt_sessions']), (1, 0, 0), 'checkpoints')

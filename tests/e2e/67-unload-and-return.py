@@ -25,6 +25,10 @@ def go_on(d, c):
     return [d.transcript(n) for n in NAMES]
 
 
+def ended(d, name):
+    return [e for e in d.events(name) if e['kind'] == 'turn' and e['state'] == 'end']
+
+
 def state(c):
     return c.call('server.info')['state']
 
@@ -69,6 +73,24 @@ with Daemon('--slots', 2, '--unload-after', SECONDS, '--swap-memory', '64M', mod
     d.restart(signal.SIGKILL)
     c = d.rpc()
     check_equal(go_on(d, c), want[2], 'the texts after SIGKILL')
+
+    # What comes for a model that is unloaded keeps its order, and is nobody's when its client has left.
+    wait_for(lambda: state(c) == 'unloaded', 20, 'unloaded to be asked by many')
+    begun, stop = c.send('session.generate', session='a', max_tokens=500000), c.send('session.cancel', session='a')
+    check_equal(c.wait(stop)['cancelled'], True, 'an answer behind a model that loads')
+    c.wait(begun)
+    wait_for(lambda: state(c) == 'unloaded', 20, 'unloaded again')
+    other = d.rpc()
+    other.send('session.generate', session='b', max_tokens=500000, until_disconnect=True)
+    other.send('score', text='many words of a long text ' * 400)
+    other.close()
+    wait_for(lambda: state(c) in ('ready', 'unloaded') and c.call('session.info', session='b')['queued'] == 0, 20, 'nothing queued')
+    computed = c.call('server.stats')['computed_tokens']
+    time.sleep(0.5)
+    check_equal(c.call('server.stats')['computed_tokens'], computed, 'computed for nobody')
+    check_equal(ended(d, 'a')[-1]['reason'], 'cancelled')
+    check(ended(d, 'b')[-1]['reason'] != 'cancelled' or ended(d, 'b')[-1]['generated_tokens'] < 500000, 'no answer for nobody', ended(d, 'b')[-1])
+    want[2] = [d.transcript(n) for n in NAMES]
 
     # A stop while it is unloaded; a file that is not there when it is to come back.
     wait_for(lambda: state(c) == 'unloaded', 20, 'unloaded a fourth time')
