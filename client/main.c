@@ -3,6 +3,7 @@
  * daemon through libsink only; text goes to standard output, all else to
  * standard error.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -167,11 +168,24 @@ static int verb_run(struct client *c, int argc, char **argv)
 	return c->verb->run(c);
 }
 
+/* Without a standard input and the like a socket would get their numbers. */
+static void standard_files(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	struct client c = { 0 };
 	int rc;
 
+	standard_files();
 	signals_init();
 	c.argv = calloc((size_t)argc + 1, sizeof *c.argv);
 	if (!c.argv)

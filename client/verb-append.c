@@ -49,6 +49,7 @@ struct append {
 	bool careful;              /* one at a time, from the first such refusal on */
 	bool warned, sent;
 	uint64_t fits;             /* bytes that may go in flights before it, too */
+	size_t piece_max;          /* no more than the daemon's queue takes at all */
 
 	char in[PIECE_MAX];
 	size_t n_in;
@@ -222,9 +223,9 @@ static size_t piece_length(const struct append *a)
 
 	if (n == 0 || a->source == a->n_source)
 		return n;
-	if (n < PIECE_MAX && !silent && !late)
+	if (n < a->piece_max && !silent && !late)
 		return 0;
-	if (n == PIECE_MAX || !silent) {
+	if (n == a->piece_max || !silent) {
 		while (n > 0 && a->in[n - 1] != '\n')
 			n--;
 		if (n > 0)
@@ -246,7 +247,7 @@ static void input_add(struct append *a, size_t n)
 
 static int input_read(struct append *a)
 {
-	ssize_t n = read(STDIN_FILENO, a->in + a->n_in, PIECE_MAX - a->n_in);
+	ssize_t n = read(STDIN_FILENO, a->in + a->n_in, a->piece_max - a->n_in);
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return 0;
@@ -294,13 +295,13 @@ static void arguments_take(struct append *a)
 	const char **source;
 	size_t n;
 
-	while (a->source < a->n_source && a->n_in < PIECE_MAX && !source_is_input(a)) {
+	while (a->source < a->n_source && a->n_in < a->piece_max && !source_is_input(a)) {
 		source = &a->sources[a->source];
 		n = strlen(*source);
 		if (*source == line_end && (a->last == '\n' || !a->last))
 			n = 0;
-		if (n > PIECE_MAX - a->n_in)
-			n = PIECE_MAX - a->n_in;
+		if (n > a->piece_max - a->n_in)
+			n = a->piece_max - a->n_in;
 		memcpy(a->in + a->n_in, *source, n);
 		input_add(a, n);
 		*source += n;
@@ -323,7 +324,7 @@ static int wait_ms(struct append *a)
 /* Waits for input where there is room for it, and for the daemon. */
 static int append_wait(struct append *a)
 {
-	bool input = source_is_input(a) && a->n_in < PIECE_MAX;
+	bool input = source_is_input(a) && a->n_in < a->piece_max;
 	struct pollfd p[2] = { { .fd = sink_fd(a->c->sink), .events = POLLIN },
 	                       { .fd = input ? STDIN_FILENO : -1, .events = POLLIN } };
 
@@ -387,10 +388,14 @@ static int fits_ask(struct append *a)
 
 	params_init(&p);
 	rc = link_patient(a->c, "server.info", &p, &answer, &e);
-	if (rc == 0)
-		a->fits = answer_uint(frame_get(&answer.result, "limits"), "queued_bytes") / 2;
-	else if (e.name[0])
+	if (rc == 0) {
+		uint64_t most = answer_uint(frame_get(&answer.result, "limits"), "queued_bytes");
+
+		a->fits = most / 2;
+		a->piece_max = most > 0 && most < PIECE_MAX ? (size_t)most : PIECE_MAX;
+	} else if (e.name[0]) {
 		say_error(&e, SINK_REFUSED);
+	}
 	sink_answer_free(&answer);
 	params_free(&p);
 	return rc;

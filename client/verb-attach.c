@@ -27,7 +27,7 @@
 struct attach {
 	struct client *c;
 	const char *name;
-	uint64_t from;             /* cursor */
+	uint64_t from, until;      /* cursor; last entry when it began */
 	unsigned n_link;           /* connection that follows */
 	struct transcript t;
 	uint64_t own[OWN_MAX];     /* requests, a ring */
@@ -283,7 +283,7 @@ static int recent_begin(struct attach *a)
 	params_str(&p, "session", a->name);
 	rc = call(a, "session.info", &p, &answer);
 	if (rc == 0) {
-		seq = answer_uint(&answer.result, "seq");
+		a->until = seq = answer_uint(&answer.result, "seq");
 		a->from = seq > RECENT ? seq - RECENT + 1 : 1;
 		a->running = answer_is(&answer.result, "state", "generating");
 		raw = frame_get(&answer.result, "raw");
@@ -317,12 +317,13 @@ static int recent_read(struct attach *a, uint32_t *n)
 	return rc;
 }
 
+/* No farther than what there was: while an answer is made there is always something newer. */
 static int recent_show(struct attach *a)
 {
 	uint32_t n = 1;
 	int rc = recent_begin(a);
 
-	while (rc == 0 && n > 0)
+	while (rc == 0 && n > 0 && a->from <= a->until)
 		rc = recent_read(a, &n);
 	return rc;
 }
@@ -439,16 +440,16 @@ static int terminal_run(struct attach *a)
 
 /* ---- no terminal ---- */
 
-/* Sends the whole lines of buf; at the end of input what is left, too. */
-static int lines_send(struct attach *a, char *buf, size_t *n, bool all)
+/* Sends the whole lines of buf, as many as may be open; over: what is left, too. */
+static int lines_send(struct attach *a, char *buf, size_t *n, bool over)
 {
 	char *end;
 	size_t len;
 	int rc = 0;
 
-	while (rc == 0 && *n > 0) {
+	while (rc == 0 && *n > 0 && a->n_open < OWN_MAX) {
 		end = memchr(buf, '\n', *n);
-		if (!end && !all)
+		if (!end && !over)
 			break;
 		len = end ? (size_t)(end + 1 - buf) : *n;
 		rc = line_send(a, buf, len);
@@ -464,6 +465,7 @@ static int pipe_run(struct attach *a)
 	struct pollfd p[3] = { { .fd = STDIN_FILENO, .events = POLLIN },
 	                       { .fd = signal_fd(), .events = POLLIN }, { .events = POLLIN } };
 	char buf[65536];
+	bool ended = false;
 	size_t n = 0;
 	ssize_t got;
 	int rc;
@@ -471,21 +473,18 @@ static int pipe_run(struct attach *a)
 	while ((rc = events_take(a)) == 0) {
 		if (signal_taken())
 			return a->running ? (cancel(a), EXIT_INTERRUPTED) : EXIT_INTERRUPTED;
-		if (p[0].fd < 0 && a->n_open == 0)
+		/* A line that is longer than the buffer goes in pieces. */
+		rc = lines_send(a, buf, &n, ended || (n == sizeof buf && !memchr(buf, '\n', n)));
+		if (rc || (ended && n == 0 && a->n_open == 0))
 			break;
+		p[0].fd = ended || n == sizeof buf ? -1 : STDIN_FILENO;
 		p[2].fd = sink_fd(a->c->sink);
 		if (sink_pending(a->c->sink) || poll(p, 3, -1) <= 0 || !p[0].revents)
 			continue;
 		got = read(STDIN_FILENO, buf + n, sizeof buf - n);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			p[0].fd = -1;
-		else
+		if (got > 0)
 			n += (size_t)got;
-		rc = lines_send(a, buf, &n, got <= 0 || n == sizeof buf);
-		if (rc)
-			return rc;
+		ended = got == 0 || (got < 0 && errno != EINTR);
 	}
 	return rc;
 }

@@ -18,7 +18,7 @@ const struct option options_read[] = {
 
 struct reader {
 	struct client *c;
-	uint64_t from;
+	uint64_t from, until;      /* cursor; last entry when it began */
 	bool follow, ended;
 	struct transcript t;
 };
@@ -35,6 +35,7 @@ static int reader_open(struct reader *r)
 	params_str(&p, "session", r->c->argv[0]);
 	rc = link_call(r->c, "session.info", &p, &a);
 	raw = rc == 0 ? frame_get(&a.result, "raw") : NULL;
+	r->until = rc == 0 ? answer_uint(&a.result, "seq") : 0;
 	r->t.exact = !isatty(STDOUT_FILENO);
 	r->t.raw = raw && raw->type == MSGPACK_OBJECT_BOOLEAN && raw->via.boolean;
 	sink_answer_free(&a);
@@ -56,9 +57,10 @@ static void events_print(struct reader *r, const msgpack_object *result)
 			transcript_print(&r->t, &events->via.array.ptr[i], stdout);
 		}
 	}
-	r->ended = n == 0 && !r->follow;
 	if (next > r->from)
 		r->from = next;
+	/* While an answer is made there is always something newer. */
+	r->ended = !r->follow && (n == 0 || r->from > r->until);
 	if (r->follow)
 		fflush(stdout);
 }

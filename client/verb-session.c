@@ -386,7 +386,7 @@ int verb_info(struct client *c)
 static bool is_gauge(const char *key, size_t n)
 {
 	static const char *const gauges[] = { "sessions", "resident_sessions", "busy_sessions",
-	                                      "connections", "queued", "uptime_ms" };
+	                                      "connections", "queued", "swap_bytes", "uptime_ms" };
 	size_t i;
 
 	for (i = 0; i < sizeof gauges / sizeof gauges[0]; i++)

@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "config.h"
@@ -27,12 +28,16 @@ struct program {
 	int argc;
 	char **argv;
 	struct options options;
+	struct reason wrong;       /* the first thing in them that is */
 };
 
 static void report_plain(void *ctx, const char *where, const char *problem)
 {
-	(void)ctx;
+	struct program *p = ctx;
+
 	fprintf(stderr, "sinkd: %s: %s\n", where, problem);
+	if (p->wrong.name[0] == '\0')
+		refuse(&p->wrong, "bad_config", "%s: %s", where, problem);
 }
 
 static void report_log(void *ctx, const char *where, const char *problem)
@@ -165,16 +170,18 @@ static int serve(struct program *p)
 	struct store *store = NULL;
 	struct engine *engine = NULL;
 	struct reason why = { "internal", "see above" };
-	int rc;
+	int rc, wrong;
 
-	rc = options_check(&p->options, &why);
+	wrong = p->wrong.name[0] != '\0' ? REFUSED : options_check(&p->options, &p->wrong);
+	if (wrong)
+		why = p->wrong;
+	else
+		log_info("sinkd " PACKAGE_VERSION ": model %s, state %s", p->options.model, p->options.state);
+	/* Clients whose connection started us hang where nobody tells them why. */
+	rc = wrong && sd_listen_fds(0) <= 0 ? wrong : open_serve(&s, p, &why);
 	if (rc)
 		goto out;
-	log_info("sinkd " PACKAGE_VERSION ": model %s, state %s", p->options.model, p->options.state);
-	rc = open_serve(&s, p, &why);
-	if (rc)
-		goto out;
-	rc = store_open(&store, &store_params, &why);
+	rc = wrong ? wrong : store_open(&store, &store_params, &why);
 	if (rc == 0)
 		rc = start_engine(&engine, &p->options, store, s, &why);
 	rc = serve_run(s, rc == 0 ? engine : NULL, &why);
@@ -195,16 +202,14 @@ int main(int argc, char **argv)
 	struct program p = { .argc = argc, .argv = argv };
 	int bad, status;
 
-	bad = options_load(&p.options, argc, argv, report_plain, NULL);
+	bad = options_load(&p.options, argc, argv, report_plain, &p);
 	if (once_run(&p.options, bad, &status))
 		goto out;
-	if (bad) {
-		status = 2;
-		goto out;
-	}
 	keep_private();
 	log_open(level_of(p.options.log_level));
-	status = serve(&p);
+	status = bad && sd_listen_fds(0) <= 0 ? 2 : serve(&p);
+	if (bad)
+		status = 2;
 out:
 	options_free(&p.options);
 	return status;

@@ -134,11 +134,11 @@ static bool set_text(const struct config_row *row, const char *text, void *to, b
 {
 	char *copy;
 
-	(void)row;
 	if (keep)
 		return true;
-	copy = text[0] ? strdup(text) : NULL;
-	if (text[0] && !copy)
+	/* An option's empty text is none; what is to be done is done with it. */
+	copy = text[0] || row->argument_only ? strdup(text) : NULL;
+	if ((text[0] || row->argument_only) && !copy)
 		abort();
 	free(*(char **)to);
 	*(char **)to = copy;

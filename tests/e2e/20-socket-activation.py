@@ -8,10 +8,10 @@ if not shutil.which('systemd-socket-activate'):
     skip('no systemd-socket-activate')
 
 
-def activated(d, listen, names, path):
+def activated(d, listen, names, path, *args):
     """Starts the daemon at the first connection; returns the process."""
     command = ['systemd-socket-activate', *[a for p in listen for a in ('-l', p)], '--fdname=' + names,
-               SINKD, '--model', TINY, '--socket', os.path.join(d, 'own'), '--state', os.path.join(d, 'state')]
+               SINKD, '--model', TINY, '--socket', os.path.join(d, 'own'), '--state', os.path.join(d, 'state'), *args]
     log = open(os.path.join(d, 'log'), 'ab')
     env = {k: v for k, v in os.environ.items() if k != 'NOTIFY_SOCKET'}
     p = subprocess.Popen(command, env=env, stdout=log, stderr=log)
@@ -47,6 +47,19 @@ try:
         pass
     p.terminate()
     check_equal(p.wait(30 * SLOW), 0, 'exit status')
+
+    # A configuration that is wrong: whose connection started the daemon hears why, by its name.
+    for i, (args, word, status) in enumerate(((['--config', os.path.join(d, 'nothing')], 'nothing', 2),
+                                              (['--max-sesions', '5'], 'max-sesions', 2),
+                                              (['--model', ''], 'model', 1))):
+        wrong = os.path.join(d, f'wrong{i}')
+        p = activated(d, [wrong], 'sinkd', wrong, *args)
+        try:
+            mprpc.Client(wrong, timeout=60 * SLOW).call('session.list')
+            raise Failed('a daemon with a wrong configuration answered')
+        except mprpc.RpcError as e:
+            check(e.name in ('bad_config', 'bad_model') and word in str(e), 'why', str(e))
+        check_equal(p.wait(60 * SLOW), status, 'exit status')
     report = SANITIZER_REPORT.search(open(os.path.join(d, 'log'), errors='replace').read())
     check(not report, 'report in the log')
 finally:
