@@ -149,6 +149,8 @@ int text_gather(const struct client *c, int first, size_t most, char **text, siz
 /* Prints the answer of `request` of a session, reading from `from`, until its turn
  * ends.  Ctrl-C cancels it. */
 int stream_answer(struct client *c, const char *name, uint64_t request, uint64_t from);
+/* News that nothing more will come of a session: says why. */
+bool session_over(const msgpack_object *event);
 
 /* The text of events, with the name of its role before each turn.  raw: just text.
  * exact: bytes that are not UTF-8 as they are, not as U+FFFD. */

@@ -60,6 +60,23 @@ static int stream_event(struct stream *s, const msgpack_object *event)
 	return 0;
 }
 
+bool session_over(const msgpack_object *event)
+{
+	static const struct { const char *state, *why; } ends[] = {
+		{ "deleted", "no_session: the session was deleted" },
+		{ "damaged", "session_damaged: its log does not verify; sink info says where" },
+		{ "set_aside", "session_set_aside: the engine ended, or its device failed, again and again while computing it" },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof ends / sizeof ends[0]; i++)
+		if (answer_is(event, "kind", "state") && answer_is(event, "state", ends[i].state)) {
+			fprintf(stderr, "sink: %s\n", ends[i].why);
+			return true;
+		}
+	return false;
+}
+
 /* A notification: an entry from the cursor on, or news. */
 static int stream_take(struct stream *s, const msgpack_object *event)
 {
@@ -69,10 +86,8 @@ static int stream_take(struct stream *s, const msgpack_object *event)
 		s->n_link = 0;             /* follow again, from the cursor */
 		return 0;
 	}
-	if (answer_is(event, "state", "deleted")) {
-		fprintf(stderr, "sink: no_session: the session was deleted\n");
+	if (session_over(event))
 		return EXIT_REFUSED;
-	}
 	if (seq < s->from || s->ended)
 		return 0;
 	s->from = seq + 1;

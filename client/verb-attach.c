@@ -33,7 +33,7 @@ struct attach {
 	uint64_t own[OWN_MAX];     /* requests, a ring */
 	unsigned n_own, n_open;    /* all, and those that have not ended */
 	bool running;              /* an answer is being made */
-	bool deleted;
+	bool over;                 /* the session is: it was said why */
 	int rc;
 
 	EditLine *el;              /* NULL: not a terminal */
@@ -160,7 +160,7 @@ static void event_take(struct attach *a, const msgpack_object *event)
 	if (answer_is(event, "kind", "lagged")) {
 		a->n_link = 0;             /* follow again */
 	} else if (answer_is(event, "kind", "state")) {
-		a->deleted = answer_is(event, "state", "deleted");
+		a->over = session_over(event);
 		if (a->el && answer_is(event, "state", "rebuilt"))
 			show(a, REBUILT, sizeof REBUILT - 1);
 	} else if (seq >= a->from) {
@@ -207,7 +207,7 @@ static int events_take(struct attach *a)
 	struct sink_error e;
 	int rc = follow(a);
 
-	while (rc == 0 && !a->deleted) {
+	while (rc == 0 && !a->over) {
 		rc = sink_next(a->c->sink, 0, &event, &e);
 		if (rc == SINK_TIMEOUT)
 			return 0;
@@ -222,11 +222,7 @@ static int events_take(struct attach *a)
 		if (rc == 0)
 			rc = follow(a);
 	}
-	if (a->deleted) {
-		fprintf(stderr, "sink: no_session: the session was removed\n");
-		return EXIT_REFUSED;
-	}
-	return rc;
+	return rc == 0 && a->over ? EXIT_REFUSED : rc;
 }
 
 static int cancel(struct attach *a)

@@ -9,7 +9,7 @@
 const struct option options_score[] = {
 	{ "--sinks", "N", "sinks", OPTION_UINT, "attention sinks; 0: plain window attention" },
 	{ "--window", "N", "window", OPTION_UINT, "recent window, tokens" },
-	{ "--chunk", "N", "chunk", OPTION_UINT, "tokens of a forward pass" },
+	{ "--chunk", "N", "chunk", OPTION_UINT, "most tokens of a forward pass" },
 	{ "--from", "T", "from", OPTION_UINT, "the first token that is scored; default 1, the second of the text" },
 	{ "--per-token", NULL, "per_token", OPTION_FLAG, "add per_token, the list of each scored token's nll" },
 	{ "--exact", NULL, "exact", OPTION_FLAG, "weights dequantized, activations in float32" },

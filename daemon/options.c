@@ -142,7 +142,7 @@ int options_load(struct options *o, int argc, char **argv,
 	bad = config_defaults(&o->table);
 	default_paths(o);
 	bad += config_arguments(&o->table, argc, argv);
-	if (o->config)
+	if (o->config && o->config[0])
 		bad += config_file(&o->table, o->config, config_is_named(o));
 	return bad;
 }

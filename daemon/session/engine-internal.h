@@ -206,7 +206,7 @@ struct engine {
 	uint64_t n_job;            /* in flight */
 	bool retry;                /* a session is stalled, or waits for memory: try at retry_at */
 	double retry_at;
-	bool stop_begun, stop_whole, store_started;
+	bool stop_begun, stop_whole, store_started, read_only_told;
 
 	/* the batch of a step */
 	struct batch_row *rows;    /* [n_row_max] */
@@ -336,6 +336,8 @@ void timeline_flush(struct timeline *t, bool durable);         /* to the store a
 void timeline_news(struct timeline *t, enum event_kind kind, const char *state, double progress);
 void timeline_stall(struct timeline *t);       /* it waits for the disk, until timeline_retry */
 void timeline_damaged(struct timeline *t, const char *text);   /* logged; nothing of it will be done */
+/* Has the job failed because the database can only be read?  Then it has no more work, but can be read. */
+bool timeline_read_only(struct timeline *t, const struct store_job *j);
 void timeline_retry(struct timeline *t);
 uint64_t timeline_window_start(const struct timeline *t, uint64_t n_token);
 

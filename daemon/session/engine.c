@@ -316,6 +316,21 @@ static bool turn(struct engine *e)
 	return did;
 }
 
+/* Nothing that is accepted will be done any more: once, whoever waits for it is told. */
+static void tell_read_only(struct engine *e)
+{
+	struct reason why;
+	struct timeline *t;
+	size_t i;
+
+	if (e->read_only_told || !store_read_only(e->p.store, &why))
+		return;
+	e->read_only_told = true;
+	for (i = 0; i < HASH_SIZE; i++)
+		for (t = e->hash[i]; t != NULL; t = t->hash_next)
+			waiters_refuse(t, why.name, why.text);
+}
+
 static void run(struct engine *e)
 {
 	bool did = true;
@@ -326,6 +341,7 @@ static void run(struct engine *e)
 		wait = recover_wait(e, unload_wait(e, e->retry ? RETRY_MS : -1));
 		l = did ? mailbox_take(e->mail) : mailbox_wait(e->mail, wait);
 		open_mail(e, l);
+		tell_read_only(e);
 		if (e->phase == PHASE_STOPPING && !e->stop_begun)
 			stop_begin(e);
 		if (e->stop_begun && e->n_job == 0)

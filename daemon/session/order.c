@@ -210,6 +210,8 @@ static void asked(struct call *c, struct store_job *j)
 		timeline_stall(t);     /* where its requests stand waits for the disk */
 		return;
 	}
+	if (j->rc != 0 && timeline_read_only(t, j))
+		return;
 	if (j->rc != 0) {
 		timeline_damaged(t, "its queue cannot be read");
 		return;
@@ -265,6 +267,19 @@ void order_done(struct timeline *t)
 
 /* ---- accepting ---- */
 
+static void wait_while_it_can(struct timeline *t, struct request *r, uint64_t order)
+{
+	struct engine *e = t->engine;
+	struct reason why;
+
+	if (e->phase == PHASE_STOPPING)
+		answer_refused(e, r, "stopping", "accepted; the daemon is stopping");
+	else if (timeline_usable(t, &why) != 0 || store_read_only(e->p.store, &why))
+		answer_refused(e, r, why.name, "accepted; %s", why.text);
+	else
+		wait_for(t, r, order);
+}
+
 static void accepted(struct call *c, struct store_job *j)
 {
 	struct timeline *t = c->t;
@@ -297,19 +312,17 @@ static void accepted(struct call *c, struct store_job *j)
 		resident_want(t);
 	}
 	if (r->wait && p->stage != 2) {
-		if (c->engine->phase == PHASE_STOPPING)
-			answer_refused(c->engine, r, "stopping", "accepted; the daemon is stopping");
-		else
-			wait_for(t, r, o->id);
+		wait_while_it_can(t, r, o->id);
 		return;
 	}
 	if (again && p->stage == 2 && (o->kind == ORDER_APPEND || r->wait)) {
 		r->result = done_value(o->id, p);
 	} else {
-		/* What it adds to the log comes after this seq: the first one's, whenever it is repeated. */
+		/* What it adds to the log comes after this seq: the first one's, whenever it is repeated;
+		 * but a log that was salvaged may end before it. */
 		r->result = value_map();
 		value_put(r->result, "request", value_uint(o->id));
-		value_put(r->result, "seq", value_uint(o->log_seq));
+		value_put(r->result, "seq", value_uint(o->log_seq < t->row.n_seq ? o->log_seq : t->row.n_seq));
 	}
 	answer(c->engine, r);
 }

@@ -107,7 +107,8 @@ bool resident_serve(struct engine *e)
 	int rc;
 
 	while (e->lost.name[0] == '\0' && (t = e->waiting) != NULL) {
-		if (!t->deleting && !t->stalled && t->n_queued > 0 && timeline_usable(t, NULL) == 0) {
+		if (!t->deleting && !t->stalled && t->n_queued > 0 && timeline_usable(t, NULL) == 0 &&
+		    !store_read_only(e->p.store, NULL)) {
 			rc = slots_take(e->slots, e->ops->kv_bytes(&e->shape, t->row.window), &slot, &why);
 			if (rc > 0 && swap_shrink(e->swap))
 				continue;
@@ -151,7 +152,7 @@ static void lacking(struct timeline *t, const struct store_job *j)
 	/* What it lacks may be on its way still, or wait for the disk. */
 	if (strcmp(j->why.name, "disk") == 0)
 		timeline_stall(t);
-	if (t->stalled || t->n_log > 0) {
+	if (timeline_read_only(t, j) || t->stalled || t->n_log > 0) {
 		resident_leave(t, false);
 		return;
 	}

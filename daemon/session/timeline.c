@@ -170,6 +170,8 @@ static void keep_failed(struct timeline *t, struct call *c, struct store_job *j)
 
 static void set_bad(struct timeline *t, const char *text)
 {
+	if (t->bad[0] == '\0')
+		timeline_news(t, EVENT_STATE, "damaged", 1);
 	snprintf(t->bad, sizeof t->bad, "%.*s", (int)sizeof t->bad - 1, text);
 	waiters_refuse(t, "session_damaged", t->bad);
 }
@@ -180,15 +182,23 @@ void timeline_damaged(struct timeline *t, const char *text)
 	set_bad(t, text);
 }
 
+bool timeline_read_only(struct timeline *t, const struct store_job *j)
+{
+	if (strcmp(j->why.name, "read_only") != 0)
+		return false;
+	t->stalled = true;             /* for good */
+	waiters_refuse(t, "read_only", j->why.text);
+	return true;
+}
+
 /* A write that failed.  One without entries says only where the session stands, which what
  * is written later says as well: it is made anew. */
 static void failed(struct timeline *t, struct call *c, struct store_job *j)
 {
+	if (timeline_read_only(t, j))
+		return;
 	if (strcmp(j->why.name, "session_damaged") == 0) {
 		set_bad(t, j->why.text);       /* the store has said so */
-	} else if (strcmp(j->why.name, "read_only") == 0) {
-		t->stalled = true;     /* for good: it can be read */
-		waiters_refuse(t, "read_only", j->why.text);
 	} else if (j->n_event == 0 && (j->order_id == 0 || j->progress.stage != 2)) {
 		stalled_by(t, j);
 		t->row_due = true;

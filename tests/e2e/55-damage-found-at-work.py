@@ -2,10 +2,11 @@
 database that is damaged as a whole is read, and nothing is computed that could not be written."""
 import os
 import sqlite3
+import subprocess
 import time
 
 import mprpc
-from harness import Daemon, check, check_equal, endless, wait_for
+from harness import SLOW, Daemon, check, check_equal, endless, wait_for
 
 
 def refused(c, name, ids):
@@ -32,7 +33,7 @@ with Daemon('--slots', 1, model=endless) as d:
     db.close()
     d.start()
     c = d.rpc()
-    c.call('session.generate', session='a', max_tokens=500000)
+    reader = d.sink_popen('generate', 'a', '-n', '500000', stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_for(lambda: c.call('session.info', session='a')['state'] == 'generating', what='generating')
     waiter = d.rpc()
     waits = [waiter.send('session.append', session='a', text='zz', wait=True)]
@@ -40,6 +41,8 @@ with Daemon('--slots', 1, model=endless) as d:
     refused(c, 'session_damaged', [c.send('session.read', session='a')])
     refused(waiter, 'session_damaged', waits)
     wait_for(lambda: c.call('session.info', session='a')['state'] == 'damaged', what='damaged')
+    said = reader.communicate(timeout=60 * SLOW)[1]
+    check(reader.returncode == 1 and b'session_damaged' in said, 'who reads the answer hears it', reader.returncode, said)
     check('entry 3' in c.call('session.info', session='a')['why'], 'why', c.call('session.info', session='a'))
     position = c.call('session.info', session='a')['position']
     refused(c, 'session_damaged', [c.send('session.cancel', session='a'), c.send('session.append', session='a', text='y')])
