@@ -157,6 +157,17 @@ static int score_open(struct engine *e, struct score *s)
 	return 0;
 }
 
+/* Sessions wait no longer than for a step of theirs, others' questions for a long one; but where the rows of a step
+ * move the result, and all of them take no time to speak of, the clock has no say in it. */
+static double most_rows(const struct engine *e, const struct score *s)
+{
+	if (engine_busy(e) && s->row_seconds > 0)
+		return STEP_SECONDS / s->row_seconds;
+	if (!e->ops->bitwise)
+		return s->chunk;
+	return s->row_seconds > 0 ? LONG_STEP / s->row_seconds : FIRST_ROWS;
+}
+
 static int next_chunk(struct engine *e, struct score *s)
 {
 	struct batch_seq seq = { .slot = 0, .window = s->window };
@@ -169,8 +180,7 @@ static int next_chunk(struct engine *e, struct score *s)
 	double nll, most, began = clock_seconds();
 	int rc;
 
-	/* Sessions wait no longer than for a step of theirs, others' questions for a long one. */
-	most = s->row_seconds > 0 ? (engine_busy(e) ? STEP_SECONDS : LONG_STEP) / s->row_seconds : FIRST_ROWS;
+	most = most_rows(e, s);
 	if (n > most)
 		n = most >= 1 ? (uint32_t)most : 1;
 
