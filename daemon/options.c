@@ -175,7 +175,7 @@ int options_check(const struct options *o, struct reason *why)
 {
 	if (!o->model)
 		return refuse(why, "bad_config", "no model: give --model FILE, or model = FILE in %s",
-		              o->config ? o->config : "a file named by --config");
+		              o->config && o->config[0] ? o->config : "a file named by --config");
 	if (!o->state)
 		return refuse(why, "bad_config", "no state directory: give --state (there is no HOME)");
 	return 0;

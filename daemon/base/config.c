@@ -136,7 +136,7 @@ static bool set_text(const struct config_row *row, const char *text, void *to, b
 
 	if (keep)
 		return true;
-	/* An option's empty text is none; what is to be done is done with it. */
+	/* Empty text is none; but what the command line alone has was asked for, and is told from none. */
 	copy = text[0] || row->argument_only ? strdup(text) : NULL;
 	if ((text[0] || row->argument_only) && !copy)
 		abort();

@@ -274,6 +274,8 @@ void requests_peer_gone(struct engine *e, uint64_t peer);      /* those that wai
 bool may(const struct request *r, const struct timeline *t, enum access a);
 /* The session's model verbs: is it whole, of this model, not set aside? */
 int timeline_usable(const struct timeline *t, struct reason *why);
+/* And can what it does be written? */
+int timeline_workable(const struct timeline *t, struct reason *why);
 
 /* ---- sessions.c: create, list, info, set, rename, delete; the table of sessions ---- */
 struct timeline *timeline_new(struct engine *e, const struct session_row *row);

@@ -274,7 +274,7 @@ static void wait_while_it_can(struct timeline *t, struct request *r, uint64_t or
 
 	if (e->phase == PHASE_STOPPING)
 		answer_refused(e, r, "stopping", "accepted; the daemon is stopping");
-	else if (timeline_usable(t, &why) != 0 || store_read_only(e->p.store, &why))
+	else if (timeline_workable(t, &why) != 0)
 		answer_refused(e, r, why.name, "accepted; %s", why.text);
 	else
 		wait_for(t, r, order);
@@ -428,9 +428,7 @@ void verb_order(struct engine *e, struct request *r, struct timeline *t)
 	struct store_job *j;
 	struct call *c;
 
-	r->rc = timeline_usable(t, &r->why);
-	if (r->rc == 0 && store_read_only(e->p.store, &r->why))
-		r->rc = REFUSED;
+	r->rc = timeline_workable(t, &r->why);
 	if (r->rc != 0) {
 		answer(e, r);
 		return;
@@ -458,9 +456,7 @@ void verb_order(struct engine *e, struct request *r, struct timeline *t)
 
 void verb_cancel(struct engine *e, struct request *r, struct timeline *t)
 {
-	r->rc = timeline_usable(t, &r->why);
-	if (r->rc == 0 && store_read_only(e->p.store, &r->why))
-		r->rc = REFUSED;
+	r->rc = timeline_workable(t, &r->why);
 	if (r->rc != 0) {              /* nothing of it will ever be answered */
 		answer(e, r);
 		return;

@@ -98,6 +98,13 @@ int timeline_usable(const struct timeline *t, struct reason *why)
 	return 0;
 }
 
+int timeline_workable(const struct timeline *t, struct reason *why)
+{
+	int rc = timeline_usable(t, why);
+
+	return rc == 0 && store_read_only(t->engine->p.store, why) ? REFUSED : rc;
+}
+
 /* The session that r names, where it may be seen; else r is answered. */
 static struct timeline *session_of(struct engine *e, struct request *r, const struct verb_row *v)
 {

@@ -31,8 +31,7 @@ void resident_want(struct timeline *t)
 	struct engine *e = t->engine;
 
 	if (e->phase != PHASE_READY || t->waiting || t->state != TIMELINE_ASLEEP || t->deleting ||
-	    t->creating || t->gone || t->stalled || t->n_queued == 0 || timeline_usable(t, NULL) != 0 ||
-	    store_read_only(e->p.store, NULL))
+	    t->creating || t->gone || t->stalled || t->n_queued == 0 || timeline_workable(t, NULL) != 0)
 		return;
 	t->waiting = true;
 	t->wait_next = NULL;
@@ -107,8 +106,7 @@ bool resident_serve(struct engine *e)
 	int rc;
 
 	while (e->lost.name[0] == '\0' && (t = e->waiting) != NULL) {
-		if (!t->deleting && !t->stalled && t->n_queued > 0 && timeline_usable(t, NULL) == 0 &&
-		    !store_read_only(e->p.store, NULL)) {
+		if (!t->deleting && !t->stalled && t->n_queued > 0 && timeline_workable(t, NULL) == 0) {
 			rc = slots_take(e->slots, e->ops->kv_bytes(&e->shape, t->row.window), &slot, &why);
 			if (rc > 0 && swap_shrink(e->swap))
 				continue;
