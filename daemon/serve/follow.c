@@ -161,19 +161,19 @@ static void wait_answer(struct watch *w, struct request *r)
 
 /* ---- follows ---- */
 
-static struct watch *find_follow(const struct peer *p, const struct request *r, const struct watch *but)
+static struct watch *find_follow(const struct peer *p, const struct request *r)
 {
 	struct watch *w;
 
 	LIST_FOREACH(w, &p->watches, by_peer)
-		if (w != but && w->follow && w->owner == r->owner && strcmp(w->name, r->name) == 0)
+		if (w->follow && w->owner == r->owner && strcmp(w->name, r->name) == 0)
 			return w;
 	return NULL;
 }
 
 void follow_begin(struct peer *p, uint32_t id, const struct args *a, struct request *r)
 {
-	struct watch *w, *old;
+	struct watch *w;
 
 	if (p->n_follow >= PEER_FOLLOWS) {
 		answer_error(p, id, "too_large", "a connection follows at most 256 sessions");
@@ -181,9 +181,6 @@ void follow_begin(struct peer *p, uint32_t id, const struct args *a, struct requ
 		return;
 	}
 	w = watch_new(p, true, id, a, r);
-	old = find_follow(p, r, w);
-	if (old && old->answered)
-		watch_free(old);
 	if (!(a->given & PARAM(FROM))) {
 		r->verb = VERB_INFO;   /* where the log ends */
 		w->cursor = 0;
@@ -195,7 +192,7 @@ void follow_end(struct peer *p, uint32_t id, const struct request *r)
 {
 	struct watch *w;
 
-	while ((w = find_follow(p, r, NULL))) {
+	while ((w = find_follow(p, r))) {
 		if (!w->answered)
 			answer_error(p, w->id, "cancelled", "unfollowed");
 		watch_free(w);
@@ -245,10 +242,25 @@ static void ask_more(struct watch *w)
 		w->state = WATCH_FULL;
 }
 
+/* The peer's follow of the same session that was answered before w. */
+static struct watch *answered_before(const struct watch *w)
+{
+	struct watch *old;
+
+	LIST_FOREACH(old, &w->peer->watches, by_peer)
+		if (old->answered && old->session == w->session)
+			return old;
+	return NULL;
+}
+
+/* From here on the session's events come from this follow alone. */
 static void answer_next(struct watch *w)
 {
+	struct watch *old = answered_before(w);
 	struct value *v = value_map();
 
+	if (old)
+		watch_free(old);
 	value_put(v, "next", value_uint(w->cursor));
 	answer_result(w->peer, w->id, v);
 	value_free(v);

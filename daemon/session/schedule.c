@@ -156,7 +156,8 @@ static bool decodes(const struct timeline *t, uint32_t want)
 
 static uint32_t prefill_budget(const struct engine *e, bool any_decode)
 {
-	double rows = e->row_seconds > 0 ? LONG_STEP / e->row_seconds : e->n_chunk;
+	/* the first is short where it may be: it tells how long they take */
+	double rows = e->row_seconds > 0 ? LONG_STEP / e->row_seconds : e->ops->bitwise ? PREFILL_LEAST : e->n_chunk;
 	uint32_t n = rows < e->n_chunk ? (uint32_t)rows / 8 * 8 : e->n_chunk;
 
 	if (any_decode)

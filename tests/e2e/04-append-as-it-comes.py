@@ -4,6 +4,12 @@ import subprocess
 from harness import Daemon, check, check_equal, SLOW, wait_for
 
 with Daemon() as d:
+    # How long a row takes is not known yet, and may be long.
+    c = d.new('first')
+    c.call('session.append', session='first', tokens=[65] * 40)
+    d.idle('first')
+    check_equal(c.call('server.stats')['steps'], 2, 'steps, of which the first tells how long they take')
+
     d.new('log')
     follower = d.sink_popen('read', 'log', '-f', stdout=subprocess.PIPE)
     writer = d.sink_popen('append', 'log', stdin=subprocess.PIPE)

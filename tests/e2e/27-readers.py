@@ -132,6 +132,14 @@ with Daemon() as d:
         e = c.notification(timeout=10 * SLOW)[1]
         again += [e] if e['seq'] else []
     check_equal(again, seen, 'the same events again')
+    ids = [c.send('session.follow', session='a', **{'from': at}) for at in (1, end, end, 2, end)]
+    check_equal([c.wait(id)['next'] for id in ids], [1, end, end, 2, end], 'next of follows at once')
+    w.call('session.append', session='a', text='heard once', wait=True)
+    last, heard = w.call('session.info', session='a')['seq'], []
+    while n := c.notification(timeout=0.3 * SLOW):
+        heard += [n[1]['seq']] if n[1]['seq'] else []
+    check_equal([heard.count(seq) for seq in range(end + len(seen), last + 1)], [1] * (last + 1 - end - len(seen)),
+                'how often the last of five follows hears what is new')
     check_equal(c.call('session.unfollow', session='a'), {}, 'unfollow')
     while c.notification(timeout=0.3):
         pass

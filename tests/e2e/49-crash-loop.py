@@ -8,12 +8,12 @@ import time
 from harness import SLOW, Daemon, book, check, check_equal
 import mprpc
 
-# Slow steps (one thread, no SIMD, long chunks), so that a step can be met in the act.
-with Daemon('--chunk', 4096, '--isa', 'scalar', threads=1) as d:
+# Slow steps (one thread, no SIMD), and a daemon that is stopped while it is looked at, so that a step can be met in the act.
+with Daemon('--isa', 'scalar', threads=1) as d:
     c = d.rpc()
     c.call('session.create', session='good', raw=True, window=500)
     c.call('session.create', session='bad', raw=True, window=500, seed=4)
-    ids = c.call('model.tokenize', text=book(30000).decode())['tokens'][:1500]      # one step
+    ids = c.call('model.tokenize', text=book(30000).decode())['tokens'][:1500]
 
     def on_probation():
         """How often the disk says that it was being computed when the engine ended.  The daemon
@@ -47,9 +47,14 @@ with Daemon('--chunk', 4096, '--isa', 'scalar', threads=1) as d:
         if not info['queued']:                  # it got away: the step was over too soon
             work()
         end = time.monotonic() + 2 * SLOW
-        while on_probation() <= before and time.monotonic() < end:
-            pass
-        d.kill(signal.SIGABRT)
+        while time.monotonic() < end:
+            os.kill(d.process.pid, signal.SIGSTOP)
+            if on_probation() > before:
+                break
+            os.kill(d.process.pid, signal.SIGCONT)
+            time.sleep(0.001)
+        d.process.send_signal(signal.SIGABRT)
+        d.kill(signal.SIGCONT)                  # which it may have to go on to hear
     check_equal(info['state'], 'set_aside', 'the crash loop ends')
     print(f'set aside after {starts} starts: {info["why"]}')
     check(info['why'], 'why')
