@@ -280,6 +280,16 @@ static void wait_while_it_can(struct timeline *t, struct request *r, uint64_t or
 		wait_for(t, r, order);
 }
 
+static void not_accepted(struct engine *e, struct request *r, const struct store_job *j)
+{
+	const struct reason why = j->known_only && j->why.name[0] == '\0' ? r->why : j->why;
+
+	if (why.name[0] != '\0')
+		answer_refused(e, r, why.name, "%s", why.text);
+	else
+		answer_refused(e, r, "disk", "the request could not be written to disk");
+}
+
 static void accepted(struct call *c, struct store_job *j)
 {
 	struct timeline *t = c->t;
@@ -301,10 +311,7 @@ static void accepted(struct call *c, struct store_job *j)
 		return;
 	}
 	if (j->rc != 0 && !again) {
-		if (j->why.name[0] != '\0')
-			answer_refused(c->engine, r, j->why.name, "%s", j->why.text);
-		else
-			answer_refused(c->engine, r, "disk", "the request could not be written to disk");
+		not_accepted(c->engine, r, j);
 		return;
 	}
 	if (!again) {
@@ -417,8 +424,6 @@ static int order_make(struct engine *e, const struct request *r, struct timeline
 		rc = role_check(t, (enum role)o->role, why);
 	if (rc == 0 && o->kind != ORDER_GENERATE)
 		rc = payload(e, r, o, why);
-	if (rc == 0)
-		rc = caps_check(e, t, o->n_payload, why);
 	return rc;
 }
 
@@ -427,6 +432,7 @@ void verb_order(struct engine *e, struct request *r, struct timeline *t)
 	struct order *o;
 	struct store_job *j;
 	struct call *c;
+	bool over = false;
 
 	r->rc = timeline_workable(t, &r->why);
 	if (r->rc != 0) {
@@ -437,6 +443,10 @@ void verb_order(struct engine *e, struct request *r, struct timeline *t)
 	if (o == NULL)
 		abort();
 	r->rc = order_make(e, r, t, o, &r->why);
+	if (r->rc == 0)
+		over = caps_check(e, t, o->n_payload, &r->why) != 0;
+	if (over && o->n_key == 0)
+		r->rc = REFUSED;
 	if (r->rc != 0) {
 		order_free(o);
 		answer(e, r);
@@ -445,9 +455,10 @@ void verb_order(struct engine *e, struct request *r, struct timeline *t)
 	j = store_job_new(STORE_ORDER_PUT, t->row.id);
 	j->durable = true;
 	j->order = o;
+	j->known_only = over;          /* what was accepted once has its answer, however full it is now */
 	c = call_new(e, t, r, accepted);
-	c->n = o->n_payload;
-	t->n_queued_bytes += o->n_payload;
+	c->n = over ? 0 : o->n_payload;
+	t->n_queued_bytes += c->n;
 	t->n_putting += o->kind != ORDER_APPEND;
 	if (o->given & GIVEN_UNTIL)            /* now: the peer may leave before it is on disk */
 		bond_make(t, 0, r->peer);

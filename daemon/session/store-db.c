@@ -332,18 +332,32 @@ int db_open_damaged(struct store *s, struct reason *why)
 	return 0;
 }
 
-int db_open(struct store *s, const char *vfs, struct reason *why)
+/* What a start reads, or all, which takes as long as the logs of all sessions are. */
+static int check_pages(struct store *s, bool whole, struct reason *why)
 {
+	static const char *const all[] = { "PRAGMA quick_check(1)", NULL };
+	static const char *const some[] = { "PRAGMA quick_check(sessions)", "PRAGMA quick_check(queue)", NULL };
+	const char *const *sql;
 	char verdict[200];
+	int rc = 0;
+
+	for (sql = whole ? all : some; *sql != NULL && rc == 0 && !atomic_load(&s->read_only); sql++) {
+		rc = ask(s, *sql, verdict, sizeof verdict, why);
+		if (rc == 0 && strcmp(verdict, "ok") != 0)
+			store_set_read_only(s, "the database is damaged");
+	}
+	return rc;
+}
+
+int db_open(struct store *s, const char *vfs, bool whole, struct reason *why)
+{
 	int rc;
 
 	rc = db_connect(s, vfs, why);
 	if (rc == 0)
 		rc = check_schema(s, why);
 	if (rc == 0)
-		rc = ask(s, "PRAGMA quick_check(1)", verdict, sizeof verdict, why);
-	if (rc == 0 && strcmp(verdict, "ok") != 0)
-		store_set_read_only(s, "the database is damaged");
+		rc = check_pages(s, whole, why);
 	if (rc != 0 && !atomic_load(&s->read_only)) {
 		if (strcmp(why->name, "disk") == 0)
 			snprintf(why->name, sizeof why->name, "bad_state");
@@ -354,15 +368,19 @@ int db_open(struct store *s, const char *vfs, struct reason *why)
 	return 0;
 }
 
-void db_close(struct store *s)
+bool db_close(struct store *s)
 {
+	bool closed = s->db != NULL;
 	size_t i;
 
 	for (i = 0; i < N_STATEMENT; i++) {
 		sqlite3_finalize(s->statements[i]);
 		s->statements[i] = NULL;
 	}
-	if (s->db != NULL && sqlite3_close(s->db) != SQLITE_OK)
+	if (s->db != NULL && sqlite3_close(s->db) != SQLITE_OK) {
 		log_error("the database did not close: %s", sqlite3_errmsg(s->db));
+		closed = false;
+	}
 	s->db = NULL;
+	return closed;
 }

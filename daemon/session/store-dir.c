@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/base/log.h"
@@ -146,15 +147,72 @@ bool dir_emptied(struct store *s)
 	       fstat(s->fd_lock, &lock) == 0 && lock.st_size > 0;
 }
 
+static const char text[] = "held while sinkd runs; not empty: sinkd.db has been made\n";
+
 void dir_remember(struct store *s)
 {
-	static const char text[] = "held while sinkd runs; not empty: sinkd.db has been made\n";
 	struct stat st;
 
 	if (fstat(s->fd_lock, &st) == 0 && st.st_size > 0)
 		return;
 	if (pwrite(s->fd_lock, text, sizeof text - 1, 0) < 0 || fsync(s->fd_lock) < 0 || fsync(s->fd_dir) < 0)
 		log_warning("%s/lock: %s", s->dir, strerror(errno));
+}
+
+/* ---- as it was closed ----
+ *
+ * A database that nobody has touched since it was closed need not be read from end to end.  Who writes
+ * to it later than that moves its time to one of the kernel's ticks, which that of the closing is not. */
+
+/* The line about it, of the file as it is now; false: there is none, or a log beside it. */
+static bool closed_line(const struct store *s, char *line, size_t n)
+{
+	struct stat st;
+
+	if (fstatat(s->fd_dir, "sinkd.db-wal", &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_size > 0)
+		return false;
+	if (fstatat(s->fd_dir, "sinkd.db", &st, AT_SYMLINK_NOFOLLOW) != 0)
+		return false;
+	snprintf(line, n, "closed: %lld bytes at %lld.%09ld\n", (long long)st.st_size, (long long)st.st_mtim.tv_sec,
+	         st.st_mtim.tv_nsec);
+	return true;
+}
+
+bool dir_untouched(struct store *s)
+{
+	char now[100], then[100];
+	ssize_t n = pread(s->fd_lock, then, sizeof then - 1, sizeof text - 1);
+	bool same;
+
+	if (n < 0 || (n == 0 && pread(s->fd_lock, now, 1, 0) <= 0))
+		return false;          /* there has been none */
+	then[n] = '\0';
+	same = closed_line(s, now, sizeof now) && strcmp(now, then) == 0;
+	if (!same)
+		log_info("%s: the database was not closed, or is not as it was then: all of it is checked", s->dir);
+	if (n == 0)
+		return false;
+	/* on disk before anything is written: after the power went, too, the line is not to be believed */
+	if (ftruncate(s->fd_lock, sizeof text - 1) < 0 || fsync(s->fd_lock) < 0) {
+		log_warning("%s/lock: %s", s->dir, strerror(errno));
+		return false;
+	}
+	return same;
+}
+
+void dir_closed(struct store *s)
+{
+	int fd = openat(s->fd_dir, "sinkd.db", O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT } };
+	char line[100];
+
+	if (fd < 0)
+		return;                /* another disk's, in a test */
+	clock_gettime(CLOCK_REALTIME, &times[1]);
+	if (futimens(fd, times) == 0 && fsync(fd) == 0 && closed_line(s, line, sizeof line) &&
+	    pwrite(s->fd_lock, line, strlen(line), sizeof text - 1) < 0)
+		log_warning("%s/lock: %s", s->dir, strerror(errno));
+	close(fd);
 }
 
 void dir_close(struct store *s)

@@ -119,10 +119,11 @@ struct store {
 };
 
 /* ---- store-db.c: one connection, its statements, and what their failures mean ---- */
-int db_open(struct store *s, const char *vfs, struct reason *why);
+/* whole: every page of it is checked. */
+int db_open(struct store *s, const char *vfs, bool whole, struct reason *why);
 /* The same for salvage: nothing is checked, nothing will be written. */
 int db_open_damaged(struct store *s, struct reason *why);
-void db_close(struct store *s);
+bool db_close(struct store *s);        /* false: there was none, or it is not all in its one file */
 /* The statement, reset, made on first use; NULL: failed (why is filled). */
 sqlite3_stmt *db_statement(struct store *s, enum statement i, struct reason *why);
 enum { DB_CONSTRAINT = 4 };
@@ -161,6 +162,9 @@ int dir_open(struct store *s, const char *path, struct reason *why);
 int dir_database(struct store *s, struct reason *why);         /* the file, 0600, durable name */
 bool dir_emptied(struct store *s);     /* there was a database, and the file is empty */
 void dir_remember(struct store *s);    /* there is one now */
+/* The file is as dir_closed() left it, which is forgotten now: the next one has to say so again. */
+bool dir_untouched(struct store *s);
+void dir_closed(struct store *s);
 int dir_new(struct store *s, const char *name, struct reason *why);    /* an empty file, 0600 */
 void dir_close(struct store *s);
 

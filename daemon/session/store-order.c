@@ -122,6 +122,8 @@ int run_order_put(struct store *s, struct store_job *j)
 	rc = track_get(s, j->session, &t, &j->why);
 	if (rc == 0)
 		rc = find_key(s, o, &j->why);
+	if (rc == 0 && j->known_only)
+		return REFUSED;
 	if (rc == 0)
 		rc = db_begin(s, &j->why);
 	if (rc != 0)

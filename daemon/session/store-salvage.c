@@ -228,7 +228,7 @@ int store_salvage(const char *dir, struct salvage *out, struct reason *why)
 	}
 	rc = dir_new(&from, NEW, why);
 	if (rc == 0)
-		rc = db_open(&to, NULL, why);
+		rc = db_open(&to, NULL, true, why);
 	if (rc == 0)
 		rc = copy_sessions(&from, &to, &r, out, why);
 	if (rc == 0)

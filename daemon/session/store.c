@@ -359,7 +359,8 @@ static void store_free(struct store *s)
 {
 	if (s == NULL)
 		return;
-	db_close(s);
+	if (db_close(s) && !atomic_load(&s->read_only))
+		dir_closed(s);
 	redo_free(s);
 	tracks_free(s);
 	mailbox_close(s->mail);
@@ -388,7 +389,7 @@ int store_open(struct store **out, const struct store_params *p, struct reason *
 	if (rc == 0 && p->vfs == NULL && dir_emptied(s))
 		store_set_read_only(s, "the database is damaged (an empty file)");
 	else if (rc == 0)
-		rc = db_open(s, p->vfs, why);
+		rc = db_open(s, p->vfs, p->vfs != NULL || !dir_untouched(s), why);
 	if (rc == 0)
 		rc = mailbox_open(&s->mail);
 	if (rc != 0) {

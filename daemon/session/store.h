@@ -124,6 +124,7 @@ struct store_job {
 	uint64_t limit, limit_bytes;
 	struct session_row row;
 	struct order *order;       /* owned */
+	bool known_only;           /* ORDER_PUT: refused, without a reason, unless its key is known */
 	uint64_t order_id;
 	struct order_progress progress;
 	struct event *events;      /* owned, [n_event] */

@@ -1,5 +1,6 @@
 """Requests on one session are done in the order they came; a repeated key adds nothing twice, also after SIGKILL."""
 from harness import Daemon, check, check_equal
+from mprpc import RpcError
 
 with Daemon() as d:
     c = d.new('a')
@@ -29,3 +30,22 @@ with Daemon() as d:
         c = d.rpc()
     check_equal(c.call('session.append', session='a', text='new', key='other', wait=True)['request'] > requests[-1], True)
     check(d.idle('a')['position'] > position, 'another key adds')
+
+# What was accepted is answered again, however much is queued or kept by now; something new is not.
+for cap, text in (('queued', 'x' * 40000), ('stored', 'y' * 60000)):
+    with Daemon(f'--max-{cap}-bytes', '64K' if cap == 'queued' else '200K') as d:
+        c = d.new('a')
+        if cap == 'queued':
+            c.call('session.generate', session='a', max_tokens=100000)
+        first, name = [], None
+        while name is None and len(first) < 10:
+            try:
+                first.append(c.call('session.append', session='a', text=text, key=f'k{len(first)}', wait=cap == 'stored')['request'])
+            except RpcError as e:
+                name = e.name
+        check_equal(name, f'cap_{cap}', 'what does not fit')
+        again = [c.call('session.append', session='a', text=text, key=f'k{i}')['request'] for i in range(len(first))]
+        check_equal(again, first, 'the same requests, repeated')
+        c.call('session.cancel', session='a')
+        d.idle('a')
+        check_equal(sum(e['kind'] == 'applied' for e in d.events('a')), len(first), 'added')

@@ -69,3 +69,46 @@ with Daemon('--slots', 1, model=endless) as d:
     refused(c, 'read_only', [c.send('session.cancel', session='a'), c.send('session.append', session='a', text='y', wait=True)])
     time.sleep(0.5)
     check_equal((before, c.call('server.stats')['computed_tokens']), (0, 0), 'computed')
+
+# A start reads all of a database only where it was not closed, or was changed since; what has rotted elsewhere is found
+# when it is read.
+CHECKED = 'all of it is checked'
+with Daemon() as d:
+    path = os.path.join(d.state, 'sinkd.db')
+    c = d.new('a')
+    c.call('session.append', session='a', text='word ' * 20000, wait=True)
+    c.call('session.create', session='b', raw=True)
+    d.stop()
+    at = open(path, 'rb').read().index(b'word word') // 4096 * 4096         # a page of text that the log's row goes on with
+
+    def start():
+        said = len(d.log_text())
+        d.start()
+        return CHECKED in d.log_text()[said:]
+
+    check_equal(start(), False, 'a check after a stop')
+    d.kill()
+    check_equal(start(), True, 'a check after a crash')
+    d.stop()
+    check_equal(start(), False, 'a check after a stop again')
+    d.stop()
+    was = os.stat(path)
+    with open(path, 'r+b') as f:
+        f.seek(at)
+        f.write(b'\xff' * 64)
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    check_equal(start(), False, 'a check of what says that it is as it was')
+    try:
+        d.rpc().call('session.read', session='a')
+        check(False, 'read what has rotted')
+    except mprpc.RpcError as e:
+        check(e.name in ('session_damaged', 'read_only'), 'what has rotted', e)
+    d.kill()
+    check_equal(start(), True, 'a check of a database that is damaged')
+    try:
+        d.rpc().call('session.append', session='b', text='x')
+        check(False, 'written into a damaged database')
+    except mprpc.RpcError as e:
+        check_equal(e.name, 'read_only', 'a damaged database')
+    d.stop()
+    check_equal(start(), True, 'a check of one that was damaged before')
