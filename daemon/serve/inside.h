@@ -123,7 +123,9 @@ struct serve {
 	struct event_base *base;
 	struct mailbox *mail;
 	struct engine *engine;
-	struct event *mail_event, *sweep, *signals[3], *accept_pause, *watchdog, *stop_timer;
+	struct event *mail_event, *sweep, *signals[3], *accept_pause, *watchdog, *stop_timer, *gone;
+	int half_closed;           /* an epoll of peers that send no more: asked for nothing, it tells of their
+	                              end.  libevent has no event for that */
 	struct { int fd; struct event *event; } listeners[N_LISTENER];
 	size_t n_listener;
 	bool own_socket;

@@ -13,9 +13,9 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -30,6 +30,7 @@
 #define SURPLUS 16
 #define TOO_MANY "this user has as many connections as one may have"
 #define TURN_MESSAGES 32       /* of one peer before others have their turn */
+#define TURN_GONE 16
 
 /* ---- users ---- */
 
@@ -255,22 +256,29 @@ static void work(struct peer *p)
 }
 
 /* End of input.  One that has only shut its writing side still gets the answers
- * to what it has asked; one that is gone holds nothing up. */
+ * to what it has asked, and what it follows; one that is gone holds nothing up.
+ * Nothing is read any more that would tell of its end: it lies among those that
+ * are watched for nothing else. */
 static void input_end(struct peer *p)
 {
-	struct pollfd f = { .fd = p->fd };
-	struct watch *w, *next;
+	struct epoll_event end_only = { .data.ptr = p };
 
 	p->eof = true;
-	if (poll(&f, 1, 0) > 0 && f.revents & (POLLHUP | POLLERR)) {
+	if (epoll_ctl(p->serve->half_closed, EPOLL_CTL_ADD, p->fd, &end_only) < 0) {
+		ERROR(-errno);
 		peer_end(p);
-		return;
 	}
-	for (w = LIST_FIRST(&p->watches); w; w = next) {
-		next = LIST_NEXT(w, by_peer);
-		if (w->follow && w->answered)
-			watch_free(w);
-	}
+}
+
+void peer_on_gone(evutil_socket_t fd, short what, void *ctx)
+{
+	struct epoll_event gone[TURN_GONE];
+	int i, n = epoll_wait(fd, gone, TURN_GONE, 0);
+
+	(void)what;
+	(void)ctx;
+	for (i = 0; i < n; i++)
+		peer_end(gone[i].data.ptr);
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *ctx)

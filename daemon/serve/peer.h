@@ -17,6 +17,8 @@ void peer_finish(struct peer *p);
 /* Ends now: off the loop, its watches gone, its calls without an owner. */
 void peer_end(struct peer *p);
 void peer_sweep(struct serve *s);              /* frees those that have ended */
+/* Event of serve->half_closed: some of them have closed the rest. */
+void peer_on_gone(evutil_socket_t fd, short what, void *ctx);
 
 /* A request under way, charged with n_byte; peer NULL: serve's own. */
 struct call *peer_call(struct serve *s, struct peer *p, uint32_t id, size_t n_byte);

@@ -14,6 +14,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #include "daemon/base/log.h"
 #include "daemon/serve/follow.h"
@@ -271,10 +273,15 @@ static int open_events(struct serve *s)
 	rc = mailbox_open(&s->mail);
 	if (rc)
 		return ERROR(rc);
+	s->half_closed = epoll_create1(EPOLL_CLOEXEC);
+	if (s->half_closed < 0)
+		return ERROR(-errno);
+	s->gone = event_new(s->base, s->half_closed, EV_READ | EV_PERSIST, peer_on_gone, NULL);
 	s->mail_event = event_new(s->base, mailbox_fd(s->mail), EV_READ | EV_PERSIST, on_mail, s);
 	s->sweep = evtimer_new(s->base, on_sweep, s);
 	s->stop_timer = evtimer_new(s->base, on_stop_timer, s);
-	if (!s->mail_event || !s->sweep || !s->stop_timer || event_add(s->mail_event, NULL) < 0)
+	if (!s->gone || !s->mail_event || !s->sweep || !s->stop_timer || event_add(s->gone, NULL) < 0 ||
+	    event_add(s->mail_event, NULL) < 0)
 		return ERROR(-ENOMEM);
 	if ((rc = add_signal(s, 0, SIGTERM, on_stop_signal)) || (rc = add_signal(s, 1, SIGINT, on_stop_signal)) ||
 	    (rc = add_signal(s, 2, SIGHUP, on_reload)))
@@ -291,6 +298,7 @@ int serve_open(struct serve **out, const struct serve_params *params, struct rea
 		return ERROR(-ENOMEM);
 	s->params = *params;
 	s->n_number = SERVE_PEER;
+	s->half_closed = -1;
 	msgpack_sbuffer_init(&s->scratch);
 	if (params->socket && !(s->socket = strdup(params->socket))) {
 		rc = ERROR(-ENOMEM);
@@ -329,7 +337,7 @@ int serve_run(struct serve *s, struct engine *engine, struct reason *why)
 
 static void close_events(struct serve *s)
 {
-	struct event *events[] = { s->mail_event, s->sweep, s->stop_timer, s->watchdog,
+	struct event *events[] = { s->mail_event, s->sweep, s->stop_timer, s->watchdog, s->gone,
 	                           s->signals[0], s->signals[1], s->signals[2] };
 	size_t i;
 
@@ -338,6 +346,8 @@ static void close_events(struct serve *s)
 			event_free(events[i]);
 	if (s->base)
 		event_base_free(s->base);
+	if (s->half_closed >= 0)
+		close(s->half_closed);
 }
 
 void serve_close(struct serve *s)

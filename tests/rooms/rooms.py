@@ -43,7 +43,7 @@ ROOMS = {
     'daemon/session/': (['daemon/base/', 'daemon/model/', 'daemon/session/', 'kernels/'],
                         {'sqlite', 'xxhash', 'pthread'}, NO_EXIT + NO_ENV + NO_PRINT),
     'daemon/serve/':   (['daemon/base/', 'daemon/serve/', 'proto/'] + PUBLIC_SESSION,
-                        {'libevent', 'msgpack', 'systemd', 'journal', 'sockets'}, NO_EXIT + NO_THREAD),
+                        {'libevent', 'msgpack', 'systemd', 'journal', 'sockets', 'epoll'}, NO_EXIT + NO_THREAD),
     'daemon/':         (['daemon/', 'proto/', 'kernels/backend.h'], {'inih', 'systemd', 'libevent', 'sockets'}, ()),
     'client/':         (['proto/', 'client/'], {'msgpack', 'libedit'}, ()),
 }
