@@ -142,6 +142,7 @@ struct serve {
 	char text[200];            /* of the engine's status */
 	struct reason failed;
 	struct value *info;        /* the engine's answer to server.info, once ready */
+	int phase;                 /* what it last told of itself, enum in struct engine_status */
 	bool stopping, engine_stopped;
 	uint64_t told;             /* ms: when the manager last heard of loading */
 	bool pinged;

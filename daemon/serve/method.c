@@ -80,11 +80,16 @@ static void unfollow(struct peer *p, uint32_t id, const struct method *m, struct
 
 /* ---- serve's own ---- */
 
-static const char *const states[] = { "loading", "ready", "failed" };
-
 static const char *state(const struct serve *s)
 {
-	return s->stopping ? "stopping" : states[s->state];
+	static const char *const states[] = { "loading", "ready", "failed" };
+	/* Of one that has been ready once. */
+	static const char *const phases[] = { [ENGINE_LOADING] = "loading", [ENGINE_READY] = "ready",
+	                                      [ENGINE_UNLOADING] = "unloading", [ENGINE_UNLOADED] = "unloaded" };
+
+	if (s->stopping)
+		return "stopping";
+	return s->state == SERVE_READY ? phases[s->phase] : states[s->state];
 }
 
 static struct value *copy(const struct value *v)
@@ -105,10 +110,11 @@ static struct value *copy(const struct value *v)
 	}
 }
 
-/* A str or list of strs of the engine's info; a map is named by its "name". */
+/* A str or list of strs of the engine's info, which holds while the model is there; a map is named by its "name". */
 static struct value *from_info(const struct serve *s, const char *key, struct value *otherwise)
 {
-	const struct value *v = s->info ? value_get(s->info, key) : NULL;
+	bool there = s->info && (s->phase == ENGINE_READY || s->phase == ENGINE_UNLOADING);
+	const struct value *v = there ? value_get(s->info, key) : NULL;
 
 	if (v && v->kind == VALUE_MAP)
 		v = value_get(v, "name");

@@ -210,6 +210,7 @@ void serve_on_status(void *serve, struct letter *l)
 	struct engine_status *e = (struct engine_status *)l;
 	struct serve *s = serve;
 
+	s->phase = e->state;
 	s->progress = e->progress;
 	memcpy(s->text, e->text, sizeof s->text);
 	switch (e->state) {
@@ -225,6 +226,8 @@ void serve_on_status(void *serve, struct letter *l)
 			watchdog_again(s);
 		else if (engine_takes(s))
 			ask_info(s);
+		break;
+	case ENGINE_UNLOADING:
 		break;
 	case ENGINE_UNLOADED:
 		watchdog_unloaded(s);

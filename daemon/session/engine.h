@@ -112,11 +112,11 @@ struct published {
 };
 void published_free(struct published *p);
 
-/* Life of the engine: loading (progress), ready, unloaded (and loading again when it
+/* Life of the engine: loading (progress), ready, unloading, unloaded (and loading again when it
  * is needed), failed (why). */
 struct engine_status {
 	struct letter letter;
-	enum { ENGINE_LOADING, ENGINE_READY, ENGINE_UNLOADED, ENGINE_FAILED, ENGINE_STOPPED } state;
+	enum { ENGINE_LOADING, ENGINE_READY, ENGINE_UNLOADING, ENGINE_UNLOADED, ENGINE_FAILED, ENGINE_STOPPED } state;
 	double progress;
 	char text[200];            /* for STATUS=: model, backend, memory */
 	struct reason why;

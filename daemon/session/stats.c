@@ -157,14 +157,14 @@ static struct value *limits_value(const struct engine *e)
 void verb_server_info(struct engine *e, struct request *r, struct timeline *none)
 {
 	static const char *const phases[] = { "loading", "ready", "failed", "stopping", "unloaded" };
-	bool there = e->model != NULL && e->kv != NULL;
+	bool there = e->model != NULL && e->kv != NULL && e->phase != PHASE_LOADING;
 	struct value *v = value_map(), *features = value_list();
 
 	(void)none;
 	value_put(v, "state", value_str(e->phase == PHASE_UNLOADED && e->leaving ? "unloading" : phases[e->phase]));
 	value_put(v, "progress", value_real(e->phase == PHASE_LOADING ? e->load_progress : 1));
 	value_put(v, "model", there ? model_value(e) : value_nil());
-	value_put(v, "backend", value_str(e->backend != NULL ? e->ops->describe(e->backend) : e->backend_name));
+	value_put(v, "backend", value_str(there ? e->ops->describe(e->backend) : NULL));
 	value_put(v, "threads", value_uint(e->p.n_thread));
 	if (there)
 		value_put(v, "memory", memory_value(e));

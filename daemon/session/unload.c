@@ -50,6 +50,7 @@ static void leave(struct engine *e)
 
 	e->phase = PHASE_UNLOADED;
 	e->leaving = true;
+	engine_tell(e, ENGINE_UNLOADING, 0, NULL);
 	for (i = 0; i < e->p.n_slot; i++) {
 		t = e->places[i].owner;
 		if (t == NULL)

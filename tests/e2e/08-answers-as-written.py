@@ -1,4 +1,5 @@
 """The keys of real answers and events are those of proto/PROTOCOL.md, neither more nor less."""
+import json
 import os
 import re
 
@@ -43,6 +44,16 @@ def event_keys(kind, ended):
             out.add(key)
     return out - {'bytes'}
 
+
+# The examples on the page have them too.
+asked = {}
+for kind, id, *rest in map(json.loads, re.findall(r'^    (?:->|<-) (\[.*\])$', PAGE, re.M)):
+    if kind == 0:
+        asked[id] = rest[0]
+    elif kind == 1 and rest[0] is None:
+        want = SESSION if asked[id] == 'session.create' else answer(asked[id])
+        check_equal(set(rest[1]), want, f'the example of {asked[id]}')
+check(len(asked) > 6, 'examples were read')
 
 with Daemon() as d:
     c = d.rpc()

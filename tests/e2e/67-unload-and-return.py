@@ -30,7 +30,17 @@ def ended(d, name):
 
 
 def state(c):
-    return c.call('server.info')['state']
+    """Which hello knows as well as server.info."""
+    while True:
+        before, hello, after = c.call('server.info'), c.call('hello'), c.call('server.info')
+        if before['state'] == after['state']:
+            break
+    want = {k: after[k] for k in ('state', 'model', 'backend', 'features')}
+    if want['model']:
+        want['model'] = want['model']['name']
+    check_equal({k: hello[k] for k in want}, want, 'hello beside server.info')
+    check_equal(want['model'] is None, want['state'] in ('loading', 'unloaded'), 'whether there is a model')
+    return after['state']
 
 
 with Daemon('--slots', 2, model=endless) as d:
