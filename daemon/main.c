@@ -106,6 +106,13 @@ static struct settings settings_of(const struct options *o)
 	};
 }
 
+static struct engine_caps caps_of(const struct options *o)
+{
+	return (struct engine_caps){
+		.sessions = o->max_sessions, .queued_bytes = o->max_queued_bytes, .stored_bytes = o->max_stored_bytes,
+	};
+}
+
 static uint64_t machine_memory(void)
 {
 	return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
@@ -130,8 +137,7 @@ static int start_engine(struct engine **out, const struct options *o, struct sto
 		.sink_token = o->sink_token,
 		.window = { .n_sink = o->sinks, .n_recent = o->window },
 		.settings = settings_of(o),
-		.caps = { .sessions = o->max_sessions, .queued_bytes = o->max_queued_bytes,
-		          .stored_bytes = o->max_stored_bytes },
+		.caps = caps_of(o),
 		.store = store,
 		.slab_fd = serve_slab(serve),
 		.serve = serve_mailbox(serve),
@@ -156,6 +162,7 @@ static int open_serve(struct serve **out, struct program *p, struct reason *why)
 		.system = o->system,
 		.n_connection = o->max_connections,
 		.n_output = o->max_output_bytes,
+		.caps = caps_of(o),
 		.reload = reload,
 		.ctx = p,
 	};

@@ -164,6 +164,9 @@ static void complete_limits(struct serve *s, struct value *result)
 	put_missing(limits, "name_max", value_uint(SESSION_NAME_MAX));
 	put_missing(limits, "key_max", value_uint(KEY_MAX));
 	put_missing(limits, "connections", value_uint(s->params.n_connection));
+	put_missing(limits, "sessions", value_uint(s->params.caps.sessions));
+	put_missing(limits, "queued_bytes", value_uint(s->params.caps.queued_bytes));
+	put_missing(limits, "stored_bytes", value_uint(s->params.caps.stored_bytes));
 }
 
 static void complete_info(struct serve *s, struct value *result)

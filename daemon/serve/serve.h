@@ -25,6 +25,7 @@ struct serve_params {
 	bool system;               /* 0660 root:sinkd where the group exists, else 0600 */
 	uint32_t n_connection;     /* of one uid */
 	uint64_t n_output;         /* bytes that a connection may leave unread */
+	struct engine_caps caps;   /* the engine's; to be told, also before there is one */
 	void (*reload)(void *ctx); /* SIGHUP, in serve's thread; may be NULL */
 	void *ctx;
 };

@@ -141,13 +141,11 @@ static struct value *memory_value(const struct engine *e)
 	return v;
 }
 
+/* What the model and the device allow; serve tells the rest. */
 static struct value *limits_value(const struct engine *e)
 {
 	struct value *v = value_map();
 
-	value_put(v, "sessions", value_uint(e->p.caps.sessions));
-	value_put(v, "queued_bytes", value_uint(e->p.caps.queued_bytes));
-	value_put(v, "stored_bytes", value_uint(e->p.caps.stored_bytes));
 	value_put(v, "slots", value_uint(e->p.n_slot));
 	if (e->n_window_max > 0)
 		value_put(v, "window", value_uint(e->n_window_max));

@@ -18,11 +18,15 @@ try:
         check(not os.path.exists(d + '/s'), 'the socket is left over')
     if shutil.which('systemd-socket-activate'):
         p = subprocess.Popen(['systemd-socket-activate', '-l', d + '/a', '--fdname=sinkd', SINKD, '--model', bad,
-                              '--state', d + '/state'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                              '--state', d + '/state', '--max-sessions', '9'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for(lambda: os.path.exists(d + '/a'), what='the socket')
         time.sleep(0.2)
         c = mprpc.Client(d + '/a', timeout=30 * SLOW)
-        check_equal(c.call('server.info')['state'] in ('loading', 'failed'), True, 'state')
+        info = c.call('server.info')
+        check_equal(info['state'] in ('loading', 'failed'), True, 'state')
+        check_equal(set(info) - {'why'}, {'server', 'protocol', 'state', 'progress', 'model', 'backend', 'features', 'limits'}, 'keys')
+        check_equal(info['limits'], {'message_max': 1 << 20, 'name_max': 64, 'key_max': 64, 'connections': 64, 'sessions': 9,
+                                     'queued_bytes': 64 << 20, 'stored_bytes': 4 << 30}, 'limits without a model')
         try:
             c.call('session.create', session='a')
             raise Failed('a session without a model')
