@@ -39,7 +39,8 @@ static struct watch *watch_new(struct peer *p, bool follow, uint32_t id, const s
 
 	if (!w)
 		abort();
-	*(follow ? &p->n_follow : &p->n_wait) += 1;
+	if (!follow)
+		p->n_wait++;
 	w->peer = p;
 	w->follow = follow;
 	w->id = id;
@@ -62,7 +63,10 @@ void watch_free(struct watch *w)
 	if (w->session)
 		LIST_REMOVE(w, by_session);
 	LIST_REMOVE(w, by_peer);
-	*(w->follow ? &w->peer->n_follow : &w->peer->n_wait) -= 1;
+	if (!w->follow)
+		w->peer->n_wait--;
+	else if (!w->again)
+		w->peer->n_follow--;
 	if (w->timer)
 		event_free(w->timer);
 	free(w);
@@ -173,14 +177,17 @@ static struct watch *find_follow(const struct peer *p, const struct request *r)
 
 void follow_begin(struct peer *p, uint32_t id, const struct args *a, struct request *r)
 {
+	bool again = find_follow(p, r) != NULL;
 	struct watch *w;
 
-	if (p->n_follow >= PEER_FOLLOWS) {
+	if (!again && p->n_follow >= PEER_FOLLOWS) {
 		answer_error(p, id, "too_large", "a connection follows at most 256 sessions");
 		request_free(r);
 		return;
 	}
 	w = watch_new(p, true, id, a, r);
+	w->again = again;
+	p->n_follow += !again;
 	if (!(a->given & PARAM(FROM))) {
 		r->verb = VERB_INFO;   /* where the log ends */
 		w->cursor = 0;
@@ -261,6 +268,8 @@ static void answer_next(struct watch *w)
 
 	if (old)
 		watch_free(old);
+	w->peer->n_follow += w->again;
+	w->again = false;
 	value_put(v, "next", value_uint(w->cursor));
 	answer_result(w->peer, w->id, v);
 	value_free(v);

@@ -73,6 +73,7 @@ struct watch {
 	bool answered;             /* follow: its request */
 	bool timeout;              /* read: the next page is the answer, whatever it holds */
 	uint32_t id;               /* of its request */
+	bool again;                /* follow: of a session that this peer follows already; not counted */
 	uint64_t session;          /* id; 0: not known yet, and not linked by_session */
 	uint64_t cursor;           /* next seq wanted */
 	uint64_t newest;           /* highest seq published while a page was asked */

@@ -198,3 +198,27 @@ with Daemon() as d:
     d.stop()
     check_equal(c.wait(id)['events'], [], 'a wait at the stop')
     check(time.monotonic() - t < 5 * SLOW, 'seconds of the stop', time.monotonic() - t)
+
+# As many sessions as one may follow; following one of them again takes no more, however many times at once.
+with Daemon('--max-sessions', 300) as d:
+    c, names = d.rpc(), [f's{i}' for i in range(257)]
+    for id in [c.send('session.create', session=name, raw=True, sinks=4, window=16) for name in names]:
+        c.wait(id)
+    for _ in range(2):
+        for id in [c.send('session.follow', session=name) for name in [*names[:256], *names[:100]]]:
+            check_equal(c.wait(id)['next'], 1, 'next')
+    try:
+        c.call('session.follow', session=names[256])
+        raise Failed('one more than a connection may follow')
+    except mprpc.RpcError as e:
+        check_equal(e.name, 'too_large', 'one more than a connection may follow')
+    c.call('session.unfollow', session=names[0])
+    again = [c.send('session.follow', session=names[1]) for _ in range(100)]
+    check_equal(c.call('session.follow', session=names[256])['next'], 1, 'a place that became free')
+    for id in again:
+        c.wait(id)
+    c.call('session.append', session=names[1], text='heard once', wait=True)
+    heard = []
+    while n := c.notification(timeout=0.3 * SLOW):
+        heard += [n[1]['seq']] if n[1]['seq'] else []
+    check_equal(heard, [1, 2], 'entries heard, once')
