@@ -38,6 +38,7 @@ static int find_shape(struct engine *e, const struct model_info *m, struct reaso
 {
 	const struct request usual = { .verb = VERB_CREATE };
 	struct window w;
+	int rc;
 
 	if (e->ops->kv_layout(e->backend, e->kv_type) == NULL)
 		return refuse(why, "unsupported", "the backend %s has no caches of kv-type %s", e->ops->name,
@@ -45,11 +46,15 @@ static int find_shape(struct engine *e, const struct model_info *m, struct reaso
 	e->n_window_max = m->n_ctx < WINDOW_MOST ? m->n_ctx : WINDOW_MOST;
 	if (e->n_window_max < 8)
 		return refuse(why, "bad_model", "a context of %u tokens", m->n_ctx);
-	if (e->ops->own_slots) {
-		w = window_of(e, &usual);
-		if (w.n_sink + w.n_recent + 1 < e->n_window_max)
-			e->n_window_max = w.n_sink + w.n_recent + 1;
-	}
+	w = window_of(e, &usual);
+	rc = window_check(e, w, why);
+	if (rc != 0)
+		return rc;             /* else every new session would be refused */
+	if (w.n_recent < e->p.window.n_recent)
+		log_warning("window %u is over what the model allows beside %u sinks: new sessions get %u",
+		            e->p.window.n_recent, w.n_sink, w.n_recent);
+	if (e->ops->own_slots && w.n_sink + w.n_recent + 1 < e->n_window_max)
+		e->n_window_max = w.n_sink + w.n_recent + 1;
 	e->shape = (struct kv_shape){
 		.type = e->kv_type, .n_layer = m->n_layer, .layers = m->kv_layers, .n_chunk = e->n_chunk + SET_BACK,
 		/* Head and ring are rounded up to blocks, wherever S and R part. */

@@ -152,8 +152,8 @@ int settings_check(const struct settings *s, unsigned given, struct reason *why)
 
 	if (given & GIVEN_TEMPERATURE && !(p->temperature >= 0 && p->temperature <= 100))
 		return refuse(why, "bad_param", "temperature: 0 to 100");
-	if (given & GIVEN_TOP_P && !(p->top_p > 0 && p->top_p <= 1))
-		return refuse(why, "bad_param", "top_p: over 0, to 1");
+	if (given & GIVEN_TOP_P && !(p->top_p >= 0 && p->top_p <= 1))
+		return refuse(why, "bad_param", "top_p: 0 to 1");
 	if (given & GIVEN_MIN_P && !(p->min_p >= 0 && p->min_p <= 1))
 		return refuse(why, "bad_param", "min_p: 0 to 1");
 	if (given & GIVEN_REPEAT_PENALTY && !(p->repeat_penalty > 0 && p->repeat_penalty <= 100))

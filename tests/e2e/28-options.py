@@ -73,6 +73,18 @@ try:
         wait_for(lambda: 'as it was' in daemon.log_text(), what='nothing taken over')
         daemon.rpc().call('hello')
 
+    # What every new session gets is one that it can have.
+    with Daemon('--top-p', 0, '--window', 5000) as daemon:
+        info = daemon.rpc().call('session.create', session='a')
+        check_equal(info['window'], 1019, 'a window that is cut to the model')
+        check_equal(daemon.rpc().call('session.info', session='a')['top_p'], 0, 'top_p')
+        check('new sessions get 1019' in daemon.log_text(), 'a warning', daemon.log_text())
+    with Daemon('--sinks', 5000, start=False) as daemon:
+        daemon.start(ready=False)
+        check_equal(daemon.process.wait(30 * SLOW), 1, 'exit status with sinks that the model has no room for')
+        daemon.process = None
+        check('window_too_large: sinks 5000' in daemon.log_text(), 'the reason', daemon.log_text())
+
     # Tools.
     r = run_sinkd('--gguf', TINY)
     check(r.code == 0 and 'llama' in r.text, 'inspect', r.text, r.err)
