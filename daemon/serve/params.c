@@ -128,6 +128,17 @@ static int read_real(const struct row *row, const char *key, const msgpack_objec
 	return 0;
 }
 
+/* A view of a text: a str that is one, or a bin. */
+static int view_text(const char *key, const msgpack_object *o, const char *wanted, const char **s, size_t *n,
+                     struct reason *why)
+{
+	if (!view(o, true, s, n))
+		return bad(why, key, wanted);
+	if (o->type == MSGPACK_OBJECT_STR && !utf8_is_valid(*s, *n))
+		return bad(why, key, "is not UTF-8; send it as bin");
+	return 0;
+}
+
 struct text { char **data; size_t *n; };
 
 static int read_bytes(struct text to, unsigned given, const char *key, const msgpack_object *o, struct args *a,
@@ -135,11 +146,10 @@ static int read_bytes(struct text to, unsigned given, const char *key, const msg
 {
 	const char *s;
 	size_t n;
+	int rc = view_text(key, o, "must be a str or a bin", &s, &n, why);
 
-	if (!view(o, true, &s, &n))
-		return bad(why, key, "must be a str or a bin");
-	if (o->type == MSGPACK_OBJECT_STR && !utf8_is_valid(s, n))
-		return bad(why, key, "is not UTF-8; send it as bin");
+	if (rc)
+		return rc;
 	*to.data = malloc(n + 1);
 	if (!*to.data)
 		return refuse(why, "memory", "no memory for %s", key);
@@ -200,9 +210,10 @@ static int read_stop(const char *key, const msgpack_object *o, struct stops *to,
 {
 	const char *s;
 	size_t n;
+	int rc = view_text(key, o, "must be a str or a bin, or a list of them", &s, &n, why);
 
-	if (!view(o, true, &s, &n))
-		return bad(why, key, "must be a str, or a list of them");
+	if (rc)
+		return rc;
 	if (n == 0 || n > STOP_BYTES)
 		return bad(why, key, "must be 1 to 128 bytes each");
 	if (to->n == STOP_MAX)

@@ -71,14 +71,20 @@ with Daemon() as d:
 
     # Text that claims to be UTF-8 and is not; the same as bin is fine.  msgpack would not
     # write it: by hand.
-    raw = msgpack.packb([0, 77, 'model.tokenize', [{'text': 'QQ'}]]).replace(b'\xa2QQ', b'\xa2\xff\xfe')
-    c.socket.sendall(raw)
-    try:
-        c.wait(77)
-        raise Failed('text that is not UTF-8 was taken as str')
-    except mprpc.RpcError as e:
-        check_equal(e.name, 'bad_param', 'text that is not UTF-8')
+    c.call('session.create', session='stops')
+    for method, key, params in (('model.tokenize', 'text', {}), ('session.append', 'text', {'session': 'stops'}),
+                                ('session.set', 'stop', {'session': 'stops'}), ('session.create', 'system', {'session': 'b'})):
+        raw = msgpack.packb([0, 77, method, [{**params, key: 'QQ'}]]).replace(b'\xa2QQ', b'\xa2\xff\xfe')
+        c.socket.sendall(raw)
+        try:
+            c.wait(77)
+            raise Failed(f'{key} of {method} that is not UTF-8 was taken as str')
+        except mprpc.RpcError as e:
+            check(e.name == 'bad_param' and key in e.message and 'UTF-8' in e.message, f'{key} that is not UTF-8', str(e))
     check(c.call('model.tokenize', text=b'\xff\xfe')['tokens'] != [], 'bytes')
+    c.call('session.set', session='stops', stop=[b'\xff\xfe', 'é'])
+    check_equal(c.call('session.info', session='stops')['stop'], [b'\xff\xfe', 'é'], 'stop strings')
+    c.call('session.delete', session='stops')
 
     # A key twice, in a map that no dict can be.
     twice = b'\x94\x00\x4e\xacsession.info\x91\x82\xa7session\xa1a\xa7session\xa1a'
