@@ -260,11 +260,14 @@ void method_call(struct peer *p, const struct frame *f, size_t n_byte)
 {
 	const struct proto_method *pm = proto_method_find(f->method, f->n_method);
 	const struct method *m = pm ? find_method(pm->name) : NULL;
+	struct reason why = { 0 };
+	char name[40];
 
+	printable(name, sizeof name, f->method, f->n_method);
 	if (!pm)
-		answer_error(p, f->id, "no_method", "no such method");
+		answer_reason(p, f->id, refuse(&why, "no_method", "no method %s", name), &why);
 	else if (!pm->finished || !m)
-		answer_error(p, f->id, "not_finished", "this version does not have it yet");
+		answer_reason(p, f->id, refuse(&why, "not_finished", "this version does not have %s yet", name), &why);
 	else
 		call_known(p, f, pm, m, n_byte);
 }

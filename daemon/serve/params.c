@@ -6,7 +6,7 @@
  * values that are of their type and in range.  Everything is copied: the request
  * outlives the message.
  *
- * A user's text never goes into an error; names of keys do, made printable.
+ * A user's text never goes into an error; names do, made printable.
  */
 #include "daemon/serve/params.h"
 
@@ -29,6 +29,16 @@ struct row {
 	const char *const *words;
 	size_t n_word;
 };
+
+void printable(char *to, size_t size, const char *s, size_t n)
+{
+	size_t i;
+
+	n = n < size ? n : size - 1;
+	for (i = 0; i < n; i++)
+		to[i] = s[i] > ' ' && s[i] <= '~' ? s[i] : '?';
+	to[n] = '\0';
+}
 
 static int bad(struct reason *why, const char *key, const char *what)
 {
@@ -285,19 +295,13 @@ static int read_model(const struct row *row, const char *key, const msgpack_obje
 	return 0;
 }
 
-/* For the log: printable, cut. */
 static int read_client(const struct row *row, const char *key, const msgpack_object *o, struct args *a,
                        struct reason *why)
 {
-	size_t i, n;
-
 	(void)row;
 	if (o->type != MSGPACK_OBJECT_STR || o->via.str.size > PROTO_NAME_MAX)
 		return bad(why, key, "must be a str of at most 256 bytes");
-	n = o->via.str.size < sizeof a->client ? o->via.str.size : sizeof a->client - 1;
-	for (i = 0; i < n; i++)
-		a->client[i] = o->via.str.ptr[i] > ' ' && o->via.str.ptr[i] <= '~' ? o->via.str.ptr[i] : '_';
-	a->client[n] = '\0';
+	printable(a->client, sizeof a->client, o->via.str.ptr, o->via.str.size);
 	return 0;
 }
 
@@ -376,6 +380,7 @@ static bool find_user(const char *user, uid_t *uid)
 static int read_session(const struct row *row, const char *key, const msgpack_object *o, struct args *a,
                         struct reason *why)
 {
+	char text[sizeof a->prefix + SESSION_NAME_MAX];
 	msgpack_object name = *o;
 	const char *colon;
 	size_t n;
@@ -389,8 +394,10 @@ static int read_session(const struct row *row, const char *key, const msgpack_ob
 	if (n == 0 || n + 1 >= sizeof a->prefix || memchr(o->via.str.ptr, '\0', n))
 		return refuse(why, "bad_name", "%s: no such user", key);
 	memcpy(a->prefix, o->via.str.ptr, n);
-	if (!find_user(a->prefix, &a->request->owner))
-		return refuse(why, "no_session", "no session of this name");
+	if (!find_user(a->prefix, &a->request->owner)) {
+		printable(text, sizeof text, o->via.str.ptr, o->via.str.size);
+		return refuse(why, "no_session", "no session %s", text);
+	}
 	a->prefix[n] = ':';
 	name.via.str.ptr += n + 1;
 	name.via.str.size -= (uint32_t)n + 1;
@@ -452,11 +459,8 @@ static int find_param(const msgpack_object *key)
 static int unknown(const struct proto_method *m, const msgpack_object *key, struct reason *why)
 {
 	char name[40];
-	size_t i, n = key->via.str.size < sizeof name ? key->via.str.size : sizeof name - 1;
 
-	for (i = 0; i < n; i++)
-		name[i] = key->via.str.ptr[i] >= ' ' && key->via.str.ptr[i] <= '~' ? key->via.str.ptr[i] : '?';
-	name[n] = '\0';
+	printable(name, sizeof name, key->via.str.ptr, key->via.str.size);
 	return refuse(why, "bad_param", "%s knows no parameter %s", m->name, name);
 }
 

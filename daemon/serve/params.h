@@ -22,6 +22,8 @@ struct args {
 #define WAIT_MS_MAX 60000
 #define LIMIT_MAX 1000
 
+/* A name of a client's, for an error or the log: printable, cut to fit into to[size]. */
+void printable(char *to, size_t size, const char *s, size_t n);
 /* params: a map or nil.  a->request->uid and owner are set: an unqualified name
  * is the caller's.  REFUSED: bad_param, bad_name, no_session, too_large. */
 int params_read(struct args *a, const struct proto_method *m, const msgpack_object *params,

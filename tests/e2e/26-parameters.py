@@ -41,7 +41,9 @@ with Daemon() as d:
     check(len(table) >= 20, 'methods in PROTOCOL.md', len(table))
     for method in ('session.fork', 'session.rewind', 'session.export', 'session.import'):
         table.pop(method)
-        check_equal(refused(c, method, {'session': 'a'}).name, 'not_finished', method)
+        check_equal(str(refused(c, method, {'session': 'a'})), f'not_finished: this version does not have {method} yet', method)
+    for method, name in (('session.fly', 'session.fly'), ('a\nb\x1bc é', 'a?b?c???'), ('', ''), ('m' * 200, 'm' * 39)):
+        check_equal(str(refused(c, method, {})), f'no_method: no method {name}', 'an unknown method')
     tried = 0
     for method, params in table.items():
         good = {k: GOOD[k] for k, (_, needed) in params.items() if needed}
@@ -61,7 +63,7 @@ with Daemon() as d:
         e = refused(c, 'session.info', {'session': name})
         check(e.name in ('bad_name', 'no_session'), f'name {name!r}', str(e))
     for name in ('nobody-of-this-name:a', '99999999999999:a', '0x0:a', '4294967295:a'):
-        check_equal(refused(c, 'session.info', {'session': name}).name, 'no_session', name)
+        check_equal(str(refused(c, 'session.info', {'session': name})), f'no_session: no session {name}', name)
     for key, bad in (('temperature', float('nan')), ('temperature', -1), ('top_p', 1.5), ('min_p', float('inf')),
                      ('repeat_penalty', 0), ('window', 0), ('max_tokens', 0), ('stop', ['x'] * 9), ('stop', 'x' * 129),
                      ('share', 'all'), ('top_k', 2 ** 40)):
