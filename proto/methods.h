@@ -45,7 +45,7 @@ enum proto_type {
 	X(LIMIT,    "limit",    TYPE_UINT, "most entries") \
 	X(WAIT_MS,  "wait_ms",  TYPE_UINT, "wait that long for news") \
 	X(SHARE,    "share",    TYPE_NAME, "none, group-read, group-write") \
-	X(MODEL,    "model",    TYPE_NAME, "\"current\": rebuild with the model that is loaded") \
+	X(MODEL,    "model",    TYPE_NAME, "\"current\": another chance with the model that is loaded") \
 	X(CHUNK,    "chunk",    TYPE_UINT, "tokens of a chunk") \
 	X(EXACT,    "exact",    TYPE_BOOL, "weights dequantized, activations in float32") \
 	X(PER_TOKEN,"per_token",TYPE_BOOL, "answer with each token's nll")

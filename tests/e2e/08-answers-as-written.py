@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import struct
 
 from harness import SRCDIR, Daemon, check, check_equal
 
@@ -70,7 +71,8 @@ with Daemon() as d:
     check_equal(keys('session.say', session='a', text='and then', max_tokens=4), answer('session.generate'), 'session.say')
     d.idle('a')
     check_equal(keys('session.info', session='a'), SESSION | BESIDES, 'session.info')
-    check_equal(keys('session.set', session='a', seed=2), SESSION, 'session.set')
+    check_equal(keys('session.set', session='a', seed=2, temperature=0.7), SESSION, 'session.set')
+    check_equal(c.call('session.info', session='a')['temperature'], struct.unpack('f', struct.pack('f', 0.7))[0], 'a real')
     check_equal(keys('session.list'), {'sessions'}, 'session.list')
     check_equal(set(c.call('session.list')['sessions'][0]), SESSION, 'session.list')
     check_equal(keys('session.read', session='a', **{'from': 1}), answer('session.read'), 'session.read')
