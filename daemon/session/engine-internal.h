@@ -159,6 +159,7 @@ struct score;
 enum engine_phase { PHASE_LOADING, PHASE_READY, PHASE_FAILED, PHASE_STOPPING, PHASE_UNLOADED };
 
 #define HASH_SIZE 1024u
+#define PEER_HASH 256u
 
 struct engine {
 	struct engine_params p;
@@ -201,7 +202,9 @@ struct engine {
 	struct timeline *hash[HASH_SIZE];
 	uint64_t n_session;
 	struct timeline *waiting, **waiting_last;
-	struct request *deferred, **deferred_last;     /* until the model is there */
+	struct request *deferred, **deferred_last;     /* those that wait; see request.c */
+	struct request *deferred_of[PEER_HASH];        /* the same by peer: the newest, and through older the rest */
+	bool again;                /* some of them need not wait any more */
 	struct score *scores, **scores_last;
 	uint64_t n_job;            /* in flight */
 	bool retry;                /* a session is stalled, or waits for memory: try at retry_at */
@@ -237,7 +240,6 @@ struct call *call_new(struct engine *e, struct timeline *t, struct request *r,
                       void (*done)(struct call *, struct store_job *));
 void call_post(struct call *c, struct store_job *j);
 void engine_fail(struct engine *e, const char *name, const char *text);
-void engine_refuse_deferred(struct engine *e, const char *name, const char *text);
 void engine_tell(struct engine *e, int state, double progress, const struct reason *why);      /* serve */
 int engine_bring(struct engine *e, struct reason *why);        /* the device, for the sessions that are */
 void engine_ready(struct engine *e);
@@ -270,7 +272,10 @@ int recover_wait(const struct engine *e, int wait);
 /* ---- request.c: the table of verbs and who may use them ---- */
 enum access { ACCESS_NONE, ACCESS_READ, ACCESS_WRITE, ACCESS_OWNER };
 void request_open(struct engine *e, struct request *r);
-void requests_peer_gone(struct engine *e, uint64_t peer);      /* those that wait for the model, and are its alone */
+void requests_again(struct engine *e);         /* those that wait, and need not any more */
+bool requests_want_model(const struct engine *e);      /* does any of them? */
+void requests_refuse(struct engine *e, const struct reason *why);      /* those that do: it does not come */
+void requests_peer_gone(struct engine *e, uint64_t peer);      /* those that are its alone */
 bool may(const struct request *r, const struct timeline *t, enum access a);
 /* The session's model verbs: is it whole, of this model, not set aside? */
 int timeline_usable(const struct timeline *t, struct reason *why);

@@ -112,23 +112,12 @@ void call_post(struct call *c, struct store_job *j)
 
 /* ---- failing and stopping ---- */
 
-void engine_refuse_deferred(struct engine *e, const char *name, const char *text)
-{
-	struct request *r;
-
-	while ((r = e->deferred) != NULL) {
-		e->deferred = (struct request *)r->letter.next;
-		answer_refused(e, r, name, "%s", text);
-	}
-	e->deferred_last = &e->deferred;
-}
-
 static void refuse_all(struct engine *e, const char *name, const char *text)
 {
 	struct timeline *t;
 	size_t i;
 
-	engine_refuse_deferred(e, name, text);
+	requests_again(e);             /* by the phase, which says the same */
 	score_refuse_all(e, name, text);
 	for (i = 0; i < HASH_SIZE; i++)
 		for (t = e->hash[i]; t != NULL; t = t->hash_next)
@@ -184,6 +173,8 @@ static void open_mail(struct engine *e, struct letter *l)
 		next = l->next;
 		l->open(e, l);
 	}
+	if (e->again)
+		requests_again(e);
 }
 
 int engine_loading(void *ctx, uint64_t done, uint64_t total)
@@ -243,7 +234,6 @@ static int load(struct engine *e, struct reason *why)
 
 void engine_ready(struct engine *e)
 {
-	struct request *r, *next;
 	struct timeline *t;
 	size_t i;
 
@@ -255,13 +245,7 @@ void engine_ready(struct engine *e)
 		for (t = e->hash[i]; t != NULL; t = t->hash_next)
 			resident_want(t);
 	engine_tell(e, ENGINE_READY, 1, NULL);
-	r = e->deferred;
-	e->deferred = NULL;
-	e->deferred_last = &e->deferred;
-	for (; r != NULL; r = next) {
-		next = (struct request *)r->letter.next;
-		request_open(e, r);
-	}
+	requests_again(e);
 }
 
 static void free_sessions(struct engine *e)

@@ -97,6 +97,7 @@ struct request {
 	uint64_t session;          /* READ, and all that name one: its id.  Given: that one, whatever
 	                              its name is by now */
 	uint64_t next_seq;         /* READ: where to read on; entries below it were given */
+	struct request *older;     /* the engine's: while it waits, one that came before it */
 };
 struct request *request_new(enum verb verb);
 void request_free(struct request *r);          /* NULL is fine */

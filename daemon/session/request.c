@@ -2,6 +2,12 @@
  * Requests: one table says for each verb what it needs and who may use it; what
  * passes the table's checks goes to the verb's function.
  *
+ * The hard idea: what has to wait stands in one line.  It waits for the model; or for
+ * the store, where it names a session that is being made or deleted; or behind
+ * another one of its peer that does and names the same session, so that what is sent
+ * on one connection is taken in the order in which it was sent.  When any of these is
+ * over, the whole line is asked again, from its beginning.
+ *
  * It must not know how requests travel, and must not let anybody learn whether a
  * session exists that is not his to see.
  */
@@ -24,7 +30,7 @@ struct verb_row {
 static const struct verb_row verbs[N_VERB] = {
 	[VERB_CREATE]       = { .run = verb_create, .needs_model = true },
 	[VERB_LIST]         = { .run = verb_list },
-	[VERB_INFO]         = { .run = verb_info, .access = ACCESS_READ, .damaged = true },
+	[VERB_INFO]         = { .run = verb_info, .access = ACCESS_READ, .asks = true, .damaged = true },
 	[VERB_SET]          = { .run = verb_set, .access = ACCESS_OWNER, .needs_model = true },
 	[VERB_RENAME]       = { .run = verb_rename, .access = ACCESS_OWNER },
 	[VERB_DELETE]       = { .run = verb_delete, .access = ACCESS_OWNER, .damaged = true },
@@ -32,7 +38,7 @@ static const struct verb_row verbs[N_VERB] = {
 	[VERB_GENERATE]     = { .run = verb_order, .access = ACCESS_WRITE, .needs_model = true },
 	[VERB_SAY]          = { .run = verb_order, .access = ACCESS_WRITE, .needs_model = true },
 	[VERB_CANCEL]       = { .run = verb_cancel, .access = ACCESS_WRITE, .waits = true },
-	[VERB_READ]         = { .run = verb_read, .access = ACCESS_READ },
+	[VERB_READ]         = { .run = verb_read, .access = ACCESS_READ, .asks = true },
 	[VERB_SHOW]         = { .run = verb_show, .access = ACCESS_READ, .needs_model = true, .asks = true },
 	[VERB_SCORE]        = { .run = verb_score, .needs_model = true, .asks = true },
 	[VERB_TOKENIZE]     = { .run = verb_tokenize, .needs_model = true, .asks = true },
@@ -113,7 +119,7 @@ static struct timeline *session_of(struct engine *e, struct request *r, const st
 	/* One who reads on means the session that he began with. */
 	if (r->session != 0 && (t == NULL || t->row.id != r->session))
 		t = timeline_by_id(e, r->session);
-	if (t == NULL || t->creating || t->deleting || !may(r, t, ACCESS_READ)) {
+	if (t == NULL || t->deleting || !may(r, t, ACCESS_READ)) {
 		answer_refused(e, r, "no_session", "no session %s", r->name);
 		return NULL;
 	}
@@ -130,49 +136,91 @@ static struct timeline *session_of(struct engine *e, struct request *r, const st
 	return t;
 }
 
+/* ---- those that wait ---- */
+
 static void defer(struct engine *e, struct request *r)
 {
+	struct request **newest = &e->deferred_of[r->peer % PEER_HASH];
+
 	r->letter.next = NULL;
 	*e->deferred_last = r;
 	e->deferred_last = (struct request **)&r->letter.next;
+	r->older = *newest;
+	*newest = r;
 }
 
-void requests_peer_gone(struct engine *e, uint64_t peer)
+static struct request *next_of(const struct request *r)
 {
-	struct request **at = &e->deferred, *r;
-
-	while ((r = *at) != NULL) {
-		if (r->peer != peer || !(r->until_disconnect || verbs[r->verb].asks)) {
-			at = (struct request **)&r->letter.next;
-			continue;
-		}
-		*at = (struct request *)r->letter.next;
-		answer_refused(e, r, "cancelled", "the client has left");
-	}
-	e->deferred_last = at;
+	return (struct request *)r->letter.next;
 }
 
-/* Until the model is there; or behind what waits for one that has been unloaded. */
-static bool must_wait(const struct engine *e, const struct verb_row *v)
+/* All of them, for each to be answered, taken or deferred again. */
+static struct request *take_deferred(struct engine *e)
 {
-	if (e->phase == PHASE_LOADING)
-		return v->needs_model || v->waits;
-	return e->phase == PHASE_UNLOADED && (v->needs_model || (v->waits && e->deferred != NULL));
+	struct request *r = e->deferred;
+
+	e->deferred = NULL;
+	e->deferred_last = &e->deferred;
+	memset(e->deferred_of, 0, sizeof e->deferred_of);
+	return r;
 }
 
-void request_open(struct engine *e, struct request *r)
+bool requests_want_model(const struct engine *e)
+{
+	const struct request *r = e->deferred;
+
+	while (r != NULL && !verbs[r->verb].needs_model)
+		r = next_of(r);
+	return r != NULL;
+}
+
+/* Is the session on its way to disk, or from there?  That is nothing to those who may not see it. */
+static bool in_the_making(struct engine *e, const struct request *r, const char *name)
+{
+	const struct timeline *t = timeline_find(e, r->owner, name);
+
+	return t != NULL && (t->creating || t->deleting) && may(r, t, ACCESS_READ);
+}
+
+static bool names(const struct request *r, uid_t owner, const char *name)
+{
+	return name[0] != '\0' && r->owner == owner &&
+	       (strcmp(r->name, name) == 0 || strcmp(r->new_name, name) == 0);
+}
+
+static bool behind_another(const struct engine *e, const struct request *r)
+{
+	const struct request *q = e->deferred_of[r->peer % PEER_HASH];
+
+	while (q != NULL && (q->peer != r->peer ||
+	                     !(names(q, r->owner, r->name) || names(q, r->owner, r->new_name))))
+		q = q->older;
+	return q != NULL;
+}
+
+static bool must_wait(struct engine *e, const struct verb_row *v, const struct request *r)
+{
+	if (e->phase == PHASE_LOADING && (v->needs_model || v->waits))
+		return true;
+	if (e->phase == PHASE_UNLOADED && (v->needs_model || (v->waits && requests_want_model(e))))
+		return true;
+	/* Who reads on has found his session. */
+	return r->session == 0 &&
+	       (in_the_making(e, r, r->name) || in_the_making(e, r, r->new_name) || behind_another(e, r));
+}
+
+static void take(struct engine *e, struct request *r)
 {
 	const struct verb_row *v = &verbs[r->verb];
 	struct timeline *t = NULL;
 
-	e->stats.requests++;
 	if (e->phase == PHASE_STOPPING && !v->always) {
 		answer_refused(e, r, "stopping", "the daemon is stopping");
 		return;
 	}
 	if (v->needs_model)
 		e->used = clock_seconds();
-	if (must_wait(e, v)) {
+	if (must_wait(e, v, r)) {
 		defer(e, r);
 		return;
 	}
@@ -186,4 +234,48 @@ void request_open(struct engine *e, struct request *r)
 			return;
 	}
 	v->run(e, r, t);
+}
+
+void requests_again(struct engine *e)
+{
+	struct request *r = take_deferred(e), *next;
+
+	e->again = false;
+	for (; r != NULL; r = next) {
+		next = next_of(r);
+		take(e, r);
+	}
+}
+
+void requests_refuse(struct engine *e, const struct reason *why)
+{
+	struct request *r = take_deferred(e), *next;
+
+	for (; r != NULL; r = next) {
+		next = next_of(r);
+		if (verbs[r->verb].needs_model || verbs[r->verb].waits)
+			answer_refused(e, r, why->name, "%s", why->text);
+		else
+			take(e, r);
+	}
+}
+
+void requests_peer_gone(struct engine *e, uint64_t peer)
+{
+	struct request *r = take_deferred(e), *next;
+
+	for (; r != NULL; r = next) {
+		next = next_of(r);
+		if (r->peer == peer && (r->until_disconnect || verbs[r->verb].asks))
+			answer_refused(e, r, "cancelled", "the client has left");
+		else
+			defer(e, r);
+	}
+	e->again = true;               /* some may have waited behind those */
+}
+
+void request_open(struct engine *e, struct request *r)
+{
+	e->stats.requests++;
+	take(e, r);
 }

@@ -2,8 +2,8 @@
  * The table of sessions, and the verbs that make, show, change and remove them.
  *
  * Sessions are keyed by (owner's uid, name).  One that is being made is in the
- * table, so that its name is taken, and is not seen; one that is being removed is
- * in the table until the store has overwritten it.
+ * table, so that its name is taken, and one that is being removed until the store
+ * has overwritten it: who names such a one waits.
  *
  * It must not touch tokens or caches.
  */
@@ -282,6 +282,7 @@ static void create_failed(struct timeline *t, struct request *r, const struct re
 	struct engine *e = t->engine;
 
 	timeline_unlink(t);
+	e->again = true;
 	answer_refused(e, r, why->name[0] ? why->name : "disk",
 	               "%s", why->name[0] ? why->text : "the session could not be written to disk");
 }
@@ -289,6 +290,7 @@ static void create_failed(struct timeline *t, struct request *r, const struct re
 static void created_finish(struct timeline *t, struct request *r)
 {
 	t->creating = false;
+	t->engine->again = true;
 	r->session = t->row.id;
 	r->result = session_value(t);
 	answer(t->engine, r);
@@ -526,6 +528,7 @@ static void deleted(struct call *c, struct store_job *j)
 	struct timeline *t = c->t;
 	struct published *p;
 
+	e->again = true;
 	if (j->rc != 0) {
 		t->deleting = false;
 		resident_want(t);

@@ -100,7 +100,7 @@ static void come_back(struct engine *e)
 	log_error("the model could not be loaded again: %s: %s", why.name, why.text);
 	device_close(e);
 	e->phase = PHASE_UNLOADED;
-	engine_refuse_deferred(e, why.name, why.text);
+	requests_refuse(e, &why);
 	engine_tell(e, ENGINE_UNLOADED, 0, NULL);
 }
 
@@ -118,7 +118,7 @@ bool unload_turn(struct engine *e, bool did)
 		return false;
 	if (e->leaving && !swap_busy(e->swap))
 		left(e);
-	if (e->leaving || e->deferred == NULL)
+	if (e->leaving || !requests_want_model(e))
 		return false;
 	come_back(e);
 	return true;

@@ -1,5 +1,6 @@
-"""Requests on one session are done in the order they came; a repeated key adds nothing twice, also after SIGKILL."""
-from harness import Daemon, check, check_equal
+"""Requests on one session are done in the order they came, be it one that is being made or deleted; a repeated key adds
+nothing twice, also after SIGKILL."""
+from harness import Daemon, check, check_equal, wait_for
 from mprpc import RpcError
 
 with Daemon() as d:
@@ -30,6 +31,30 @@ with Daemon() as d:
         c = d.rpc()
     check_equal(c.call('session.append', session='a', text='new', key='other', wait=True)['request'] > requests[-1], True)
     check(d.idle('a')['position'] > position, 'another key adds')
+
+    # Made, renamed and deleted, all sent without waiting.
+    def on(name, verb, **params):
+        return f'session.{verb}', {'session': name, **params}
+
+    seen = c.pipeline(on('p', 'create', raw=True), on('p', 'append', text='one', wait=True), on('p', 'info'), on('p', 'create'))
+    check(seen[1]['request'] > 0 and seen[2]['session'] == 'p' and seen[3] == 'session_exists', 'made, and used at once', seen)
+    seen = c.pipeline(on('p', 'delete'), on('p', 'append', text='two'), on('p', 'create', raw=True), on('p', 'info'))
+    check(seen[:2] == [{}, 'no_session'] and seen[2]['seq'] == seen[3]['seq'] == 0, 'deleted, and made again', seen)
+    seen = c.pipeline(on('q', 'create', raw=True), on('p', 'delete'), on('q', 'rename', new_name='p'),
+                      on('p', 'append', text='three', wait=True), on('q', 'info'), on('p', 'cancel'))
+    check(seen[2]['session'] == 'p' and seen[3]['request'] > 0, 'renamed to a name that is deleted', seen)
+    check_equal(seen[4:], ['no_session', {'cancelled': False}], 'behind the renaming')
+    check_equal(c.pipeline(on('p', 'delete'), on('p', 'delete')), [{}, 'no_session'], 'deleted twice')
+    check_equal([s['session'] for s in c.call('session.list')['sessions']], ['a'], 'sessions left')
+
+    # What waits for a session that is being made ends with its client, or is done without it.
+    other = d.rpc()
+    for method, params in (on('p', 'create', raw=True), on('p', 'append', text='kept'),
+                           on('p', 'generate', max_tokens=500000, until_disconnect=True), on('p', 'read', wait_ms=60000)):
+        other.send(method, **params)
+    other.close()
+    wait_for(lambda: 'kept' in str(c.pipeline(on('p', 'read'))), what='appended by one who has left')
+    d.idle('p')
 
 # What was accepted is answered again, however much is queued or kept by now; something new is not.
 for cap, text in (('queued', 'x' * 40000), ('stored', 'y' * 60000)):

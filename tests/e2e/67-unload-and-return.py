@@ -102,6 +102,27 @@ with Daemon('--slots', 2, '--unload-after', SECONDS, '--swap-memory', '64M', mod
     check(all(e['reason'] == 'cancelled' for e in ended(d, 'b')[n:]), 'no answer for nobody', ended(d, 'b')[n:])
     want[2] = [d.transcript(n) for n in NAMES]
 
+    # So does all that a client sends about the same session, and what it names by another name.
+    def unloaded():
+        return wait_for(lambda: state(c) == 'unloaded', 20, 'unloaded to be sent several at once')
+
+    unloaded()
+    seen = c.pipeline(('session.delete', {'session': 'x'}), ('session.rename', {'session': 'a', 'new_name': 'z'}),
+                      ('session.info', {'session': 'z'}), ('session.rename', {'session': 'z', 'new_name': 'a'}))
+    check_equal([seen[0], seen[2]['state'], state(c)], ['no_session', 'unloaded', 'unloaded'], 'without a model')
+    seen = c.pipeline(('session.append', {'session': 'a', 'text': '!', 'wait': True}),
+                      ('session.rename', {'session': 'a', 'new_name': 'z'}),
+                      ('session.append', {'session': 'z', 'text': '?', 'wait': True}), ('session.info', {'session': 'a'}),
+                      ('session.rename', {'session': 'z', 'new_name': 'a'}), ('session.create', {'session': 'x', 'raw': True}),
+                      ('session.info', {'session': 'x'}), ('session.append', {'session': 'x', 'text': 'y', 'wait': True}))
+    check_equal([x for x in seen if type(x) is str], [seen[3]], 'refused')
+    check(seen[3] == 'no_session' and 0 < seen[0]['request'] < seen[2]['request'] < seen[7]['request'], 'in order', seen)
+    check_equal(d.transcript('a'), want[2][0] + b'!?', 'what was appended')
+    want[2][0] += b'!?'
+    unloaded()
+    check_equal(c.pipeline(('session.delete', {'session': 'x'}), ('session.info', {'session': 'x'})), [{}, 'no_session'], 'deleted')
+    check_equal(state(c), 'unloaded', 'state after a session was deleted')
+
     # A stop while it is unloaded; a file that is not there when it is to come back.
     wait_for(lambda: state(c) == 'unloaded', 20, 'unloaded a fourth time')
     os.rename(d.model, d.model + '.away')
@@ -122,6 +143,9 @@ with Daemon('--slots', 2, '--unload-after', SECONDS, '--swap-memory', '64M', mod
             raise Failed('a model that is not the sessions\' was loaded')
         except mprpc.RpcError as e:
             check_equal(e.name, name, 'why it cannot come back')
+        seen = c.pipeline(('session.append', {'session': 'a', 'text': '!'}), ('session.rename', {'session': 'a', 'new_name': 'z'}),
+                          ('session.info', {'session': 'z'}), ('session.rename', {'session': 'z', 'new_name': 'a'}))
+        check(seen[0] == name and seen[2]['session'] == 'z' and seen[3]['session'] == 'a', 'behind what was refused', seen)
         check_equal([d.transcript(n) for n in NAMES], want[2], 'the log meanwhile')
         wait_for(lambda: state(c) == 'unloaded', 20, 'unloaded again')
     with open(d.model, 'wb') as f:

@@ -72,6 +72,16 @@ class Client:
             raise RpcError(error)
         return result
 
+    def pipeline(self, *calls):
+        """Sends (method, parameters) one after the other, then waits: the results, or names of errors."""
+        return [self.outcome(id) for id in [self.send(method, **params) for method, params in calls]]
+
+    def outcome(self, id):
+        try:
+            return self.wait(id)
+        except RpcError as e:
+            return e.name
+
     def call(self, method, **params):
         return self.wait(self.send(method, **params))
 

@@ -379,8 +379,11 @@ static void files_grow(bool yes)
  * answer's own entries were refused, too. */
 static void full_disk(unsigned wait_ms)
 {
-	struct request *r;
+	const enum verb verbs[] = { VERB_DELETE, VERB_INFO, VERB_CREATE, VERB_INFO };
+	const char *const whys[] = { "disk", "", "disk", "no_session" };
+	struct request *r, *sent[4];
 	struct desk d;
+	size_t i;
 
 	signal(SIGXFSZ, SIG_IGN);
 	desk_new(&d);
@@ -394,7 +397,15 @@ static void full_disk(unsigned wait_ms)
 	r->settings.sampling.temperature = 2;
 	r->share = SHARE_GROUP_WRITE;
 	refused(&d, r, "disk");
-	refused(&d, ask_new(VERB_DELETE, "a"), "disk");
+	for (i = 0; i < 4; i++) {
+		sent[i] = ask_new(verbs[i], i < 2 ? "a" : "c");
+		desk_post(&d, sent[i]);
+	}
+	for (i = 0; i < 4; i++) {
+		desk_answer(&d, sent[i]);
+		assert_string_equal(sent[i]->why.name, whys[i]);
+		request_free(sent[i]);
+	}
 	files_grow(true);
 	r = desk_ask(&d, ask_new(VERB_INFO, "b"));
 	assert_true(value_get(r->result, "temperature")->d == 0.5);
