@@ -341,6 +341,7 @@ struct event *timeline_log(struct timeline *t, enum event_kind kind, enum role r
                            struct ids *ids, const char *text, size_t n_text);
 void timeline_flush(struct timeline *t, bool durable);         /* to the store and to serve */
 void timeline_news(struct timeline *t, enum event_kind kind, const char *state, double progress);
+void timeline_back(struct timeline *t);        /* news: its cache is whole again */
 void timeline_stall(struct timeline *t);       /* it waits for the disk, until timeline_retry */
 void timeline_damaged(struct timeline *t, const char *text);   /* logged; nothing of it will be done */
 /* Has the job failed because the database can only be read?  Then it has no more work, but can be read. */

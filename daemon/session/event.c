@@ -124,11 +124,6 @@ static void put_turn(struct value *v, const struct event *e)
 	value_put(v, "generated_tokens", value_uint(e->n_generated));
 }
 
-static void put_applied(struct value *v, const struct event *e)
-{
-	value_put(v, "tokens", value_uint(e->ids.n));
-}
-
 static void put_nothing(struct value *v, const struct event *e)
 {
 	(void)v, (void)e;
@@ -141,7 +136,7 @@ static void put_state(struct value *v, const struct event *e)
 }
 
 static void (*const put_kind[N_EVENT_KIND])(struct value *, const struct event *) = {
-	[EVENT_TEXT] = put_text, [EVENT_TURN] = put_turn, [EVENT_APPLIED] = put_applied,
+	[EVENT_TEXT] = put_text, [EVENT_TURN] = put_turn, [EVENT_APPLIED] = put_nothing,
 	[EVENT_EVICTED] = put_nothing, [EVENT_STATE] = put_state,
 };
 

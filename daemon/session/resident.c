@@ -179,6 +179,8 @@ static void got_tokens(struct call *c, struct store_job *j)
 		return;
 	t->ring_from = from;
 	ready(t);
+	if (!t->rebuilding)
+		timeline_back(t);
 }
 
 static void ask_tokens(struct timeline *t, uint64_t from, uint64_t to)

@@ -228,7 +228,7 @@ static void tell_progress(struct timeline *t)
 		t->rebuilding = false;
 		if (!t->engine->ops->bitwise)          /* close to what it was, not the same */
 			timeline_news(t, EVENT_STATE, "rebuilt", 1);
-		timeline_news(t, EVENT_STATE, generating(t) ? "generating" : "idle", 1);
+		timeline_back(t);
 		return;
 	}
 	if (all > t->n_token)

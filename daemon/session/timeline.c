@@ -134,6 +134,11 @@ void timeline_news(struct timeline *t, enum event_kind kind, const char *state, 
 	publish(t, &ev);
 }
 
+void timeline_back(struct timeline *t)
+{
+	timeline_news(t, EVENT_STATE, generating(t) ? "generating" : "idle", 1);
+}
+
 static void tell_evicted(struct timeline *t)
 {
 	uint64_t start = timeline_window_start(t, t->row.n_token);

@@ -37,13 +37,15 @@ EVENT = rows(part('Events').split('| kind |')[0])
 check(len(SESSION) > 12 and len(BESIDES) > 10 and len(EVENT) > 12, 'the page was read')
 
 
-def event_keys(kind, ended):
+def event_keys(kind, state=None):
     """Keys of an event of a kind, request and bytes aside."""
     out = set()
     for key, (_, where, *_) in EVENT.items():
-        if where == 'all' or (re.search(rf'\b{kind}\b', where) and (ended or 'end' not in where)):
-            out.add(key)
-    return out - {'bytes'}
+        where, _, but = where.partition(' but ')
+        if where == 'all' or (re.search(rf'\b{kind}\b', where) and (state == 'end' or 'end' not in where)):
+            if f'`{state}`' not in but:
+                out.add(key)
+    return out - {'bytes', 'request'}
 
 
 # The examples on the page have them too.
@@ -94,7 +96,12 @@ with Daemon() as d:
     for e in d.events('a'):
         kinds.add(e['kind'])
         got = set(e) - {'request', 'bytes'}
-        check_equal(got, event_keys(e['kind'], e.get('state') == 'end') - {'request'}, f'an event {e["kind"]} {e.get("state")}')
+        check_equal(got, event_keys(e['kind'], e.get('state')), f'an event {e["kind"]} {e.get("state")}')
     check_equal(kinds, {'text', 'turn', 'applied'}, 'kinds in the log')
+    c.call('session.follow', session='a')
     check_equal(keys('session.rename', session='a', new_name='b'), SESSION, 'session.rename')
     check_equal(keys('session.delete', session='b'), set(), 'session.delete')
+    news = [e for _, e in c.notifications]
+    check_equal(news[-1]['state'], 'deleted', 'the last event')
+    for e in news:
+        check_equal(set(e), event_keys(e['kind'], e.get('state')), f'news {e["kind"]} {e.get("state")}')

@@ -1,5 +1,6 @@
 """Five sessions take turns in two slots: each one's text is what it is alone, whether its cache waits in the
-machine's memory, on disk, or a bit of both; and after SIGKILL while some of them wait."""
+machine's memory, on disk, or a bit of both; and after SIGKILL while some of them wait.  Who follows one is told when its
+cache is read, and when that is over."""
 from harness import *
 
 NAMES = [f's{i}' for i in range(5)]
@@ -67,3 +68,13 @@ for what, memory, together, kill in (('in memory', '64M', False, False), ('at on
     check(stats['swap_bytes'] <= (64 << 20 if memory == '64M' else int(memory)) + 2 * slot,
           f'{what}: the machine\'s memory', stats['swap_bytes'])
     check_equal(stats['rebuilt_sessions'], 0, f'{what}: rebuilt')
+
+for memory in ('0', '64M'):
+    with Daemon('--slots', 1, '--swap-memory', memory, model=endless) as d:
+        c, f = make(d), d.rpc()
+        f.call('session.follow', session=NAMES[0])
+        play(d, c, 2, False)
+        f.call('server.stats')
+        states = [e['state'] for _, e in f.notifications if e['kind'] == 'state']
+        check(len(states) >= 4 and states[::2] == ['loading'] * (len(states) // 2) and
+              set(states[1::2]) <= {'idle', 'generating'}, 'a cache that is read', states)

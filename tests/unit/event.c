@@ -202,6 +202,7 @@ static void test_value(void **state)
 	e.kind = EVENT_APPLIED;
 	v = event_value(&e, "name");
 	assert_string_equal(str_of(v, "kind"), "applied");
+	assert_null(value_get(v, "tokens"));
 	value_free(v);
 	event_clear(&e);
 }
