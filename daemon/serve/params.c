@@ -154,8 +154,8 @@ struct text { char **data; size_t *n; };
 static int read_bytes(struct text to, unsigned given, const char *key, const msgpack_object *o, struct args *a,
                       struct reason *why)
 {
-	const char *s;
-	size_t n;
+	const char *s = NULL;
+	size_t n = 0;
 	int rc = view_text(key, o, "must be a str or a bin", &s, &n, why);
 
 	if (rc)
@@ -218,8 +218,8 @@ static int read_ids(const struct row *row, const char *key, const msgpack_object
 
 static int read_stop(const char *key, const msgpack_object *o, struct stops *to, struct reason *why)
 {
-	const char *s;
-	size_t n;
+	const char *s = NULL;
+	size_t n = 0;
 	int rc = view_text(key, o, "must be a str or a bin, or a list of them", &s, &n, why);
 
 	if (rc)
