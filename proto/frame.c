@@ -26,6 +26,12 @@ static int not_one(char *why, size_t n_why, const char *fmt, ...)
 	return 1;
 }
 
+static int no_memory(char *why, size_t n_why)
+{
+	not_one(why, n_why, "no memory for the message");
+	return FRAME_NO_MEMORY;
+}
+
 static bool is_uint32(const msgpack_object *o)
 {
 	return o->type == MSGPACK_OBJECT_POSITIVE_INTEGER && o->via.u64 <= UINT32_MAX;
@@ -108,13 +114,17 @@ int frame_parse(struct frame *f, const void *p, size_t n, char *why, size_t n_wh
 {
 	msgpack_object top;
 	const msgpack_object *at;
+	msgpack_unpack_return rc;
 	size_t off = 0;
 
 	memset(f, 0, sizeof *f);
 	if (!msgpack_zone_init(&f->zone, MSGPACK_ZONE_CHUNK_SIZE))
-		return not_one(why, n_why, "no memory");
+		return no_memory(why, n_why);
 	f->open = true;
-	if (msgpack_unpack(p, n, &off, &f->zone, &top) != MSGPACK_UNPACK_SUCCESS || off != n)
+	rc = msgpack_unpack(p, n, &off, &f->zone, &top);
+	if (rc == MSGPACK_UNPACK_NOMEM_ERROR)
+		return no_memory(why, n_why);
+	if (rc != MSGPACK_UNPACK_SUCCESS || off != n)
 		return not_one(why, n_why, "not one whole MessagePack value");
 	if (top.type != MSGPACK_OBJECT_ARRAY || top.via.array.size == 0)
 		return not_one(why, n_why, "a message must be a list");

@@ -26,9 +26,11 @@ struct frame {
 	msgpack_object error, result;
 };
 
+enum { FRAME_NO_MEMORY = 2 };
+
 /* p[n]: one whole message that scan has accepted; the views point into the zone
  * and p.  0, or 1 with a sentence in why: not such a message (has_id: answer it
- * by name).  frame_close either way. */
+ * by name); FRAME_NO_MEMORY: it may be one.  frame_close in any case. */
 int frame_parse(struct frame *f, const void *p, size_t n, char *why, size_t n_why);
 void frame_close(struct frame *f);
 /* A map's value by key, NULL: absent. */
