@@ -17,7 +17,7 @@ size_t utf8_step(const char *s, size_t n, bool *valid, bool *cut);
 size_t utf8_valid_prefix(const char *s, size_t n);
 bool utf8_is_valid(const char *s, size_t n);
 /* A copy in which every maximal subpart that is not valid is one U+FFFD; at most
- * 3 n bytes, NUL behind them, the caller's to free.  Aborts without memory. */
+ * 3 n bytes, NUL behind them, the caller's to free.  NULL: no memory. */
 char *utf8_scrub(const char *s, size_t n, size_t *n_out);
 /* The longest prefix that does not end inside a character that could still be
  * finished; at most 3 bytes shorter than n.  Invalid bytes are nobody's start. */

@@ -5,14 +5,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+static struct value lost = { .kind = VALUE_LOST };     /* never written */
+
 static struct value *make(enum value_kind kind)
 {
 	struct value *v = calloc(1, sizeof *v);
 
 	if (v == NULL)
-		abort();
+		return &lost;
 	v->kind = kind;
 	return v;
+}
+
+struct value *value_lost(void)
+{
+	return &lost;
 }
 
 struct value *value_nil(void)
@@ -24,7 +31,8 @@ struct value *value_bool(bool b)
 {
 	struct value *v = make(VALUE_BOOL);
 
-	v->b = b;
+	if (v != &lost)
+		v->b = b;
 	return v;
 }
 
@@ -32,7 +40,8 @@ struct value *value_int(int64_t i)
 {
 	struct value *v = make(VALUE_INT);
 
-	v->i = i;
+	if (v != &lost)
+		v->i = i;
 	return v;
 }
 
@@ -40,7 +49,8 @@ struct value *value_uint(uint64_t u)
 {
 	struct value *v = make(VALUE_UINT);
 
-	v->u = u;
+	if (v != &lost)
+		v->u = u;
 	return v;
 }
 
@@ -48,7 +58,8 @@ struct value *value_real(double d)
 {
 	struct value *v = make(VALUE_REAL);
 
-	v->d = d;
+	if (v != &lost)
+		v->d = d;
 	return v;
 }
 
@@ -56,9 +67,13 @@ static struct value *bytes(enum value_kind kind, const void *p, size_t n)
 {
 	struct value *v = make(kind);
 
+	if (v == &lost)
+		return v;
 	v->s.data = malloc(n + 1);
-	if (v->s.data == NULL)
-		abort();
+	if (v->s.data == NULL) {
+		free(v);
+		return &lost;
+	}
 	if (n > 0)
 		memcpy(v->s.data, p, n);
 	v->s.data[n] = '\0';
@@ -91,50 +106,30 @@ struct value *value_map(void)
 	return make(VALUE_MAP);
 }
 
-static void grow(struct value *c)
+/* Room for one more; false: no memory. */
+static bool grow(struct value *c)
 {
+	size_t room = c->l.room ? 2 * c->l.room : 8;
+	void *p;
+
 	if (c->l.n < c->l.room)
-		return;
-	c->l.room = c->l.room ? 2 * c->l.room : 8;
-	c->l.items = reallocarray(c->l.items, c->l.room, sizeof *c->l.items);
-	if (c->kind == VALUE_MAP)
-		c->l.keys = reallocarray(c->l.keys, c->l.room, sizeof *c->l.keys);
-	if (c->l.items == NULL || (c->kind == VALUE_MAP && c->l.keys == NULL))
-		abort();
+		return true;
+	p = reallocarray(c->l.items, room, sizeof *c->l.items);
+	if (p == NULL)
+		return false;
+	c->l.items = p;
+	if (c->kind == VALUE_MAP) {
+		p = reallocarray(c->l.keys, room, sizeof *c->l.keys);
+		if (p == NULL)
+			return false;
+		c->l.keys = p;
+	}
+	c->l.room = room;
+	return true;
 }
 
-struct value *value_push(struct value *list, struct value *v)
+static void clear(struct value *v)
 {
-	assert(list->kind == VALUE_LIST);
-	grow(list);
-	list->l.items[list->l.n++] = v;
-	return v;
-}
-
-struct value *value_put(struct value *map, const char *key, struct value *v)
-{
-	assert(map->kind == VALUE_MAP);
-	grow(map);
-	map->l.keys[map->l.n] = strdup(key);
-	if (map->l.keys[map->l.n] == NULL)
-		abort();
-	map->l.items[map->l.n++] = v;
-	return v;
-}
-
-const struct value *value_get(const struct value *map, const char *key)
-{
-	assert(map->kind == VALUE_MAP);
-	for (size_t i = 0; i < map->l.n; i++)
-		if (strcmp(map->l.keys[i], key) == 0)
-			return map->l.items[i];
-	return NULL;
-}
-
-void value_free(struct value *v)
-{
-	if (v == NULL)
-		return;
 	if (v->kind == VALUE_STR || v->kind == VALUE_BIN) {
 		free(v->s.data);
 	} else if (v->kind == VALUE_LIST || v->kind == VALUE_MAP) {
@@ -146,5 +141,58 @@ void value_free(struct value *v)
 		free(v->l.items);
 		free(v->l.keys);
 	}
+}
+
+/* c and what was to be put into it. */
+static struct value *lose(struct value *c, struct value *v)
+{
+	value_free(v);
+	if (c->kind != VALUE_LOST) {
+		clear(c);
+		c->kind = VALUE_LOST;
+	}
+	return &lost;
+}
+
+struct value *value_push(struct value *list, struct value *v)
+{
+	assert(list->kind == VALUE_LIST || list->kind == VALUE_LOST);
+	if (list->kind == VALUE_LOST || v->kind == VALUE_LOST || !grow(list))
+		return lose(list, v);
+	list->l.items[list->l.n++] = v;
+	return v;
+}
+
+struct value *value_put(struct value *map, const char *key, struct value *v)
+{
+	char *name;
+
+	assert(map->kind == VALUE_MAP || map->kind == VALUE_LOST);
+	if (map->kind == VALUE_LOST || v->kind == VALUE_LOST || !grow(map))
+		return lose(map, v);
+	name = strdup(key);
+	if (name == NULL)
+		return lose(map, v);
+	map->l.keys[map->l.n] = name;
+	map->l.items[map->l.n++] = v;
+	return v;
+}
+
+const struct value *value_get(const struct value *map, const char *key)
+{
+	assert(map->kind == VALUE_MAP || map->kind == VALUE_LOST);
+	if (map->kind == VALUE_LOST)
+		return NULL;
+	for (size_t i = 0; i < map->l.n; i++)
+		if (strcmp(map->l.keys[i], key) == 0)
+			return map->l.items[i];
+	return NULL;
+}
+
+void value_free(struct value *v)
+{
+	if (v == NULL || v == &lost)
+		return;
+	clear(v);
 	free(v);
 }

@@ -2,7 +2,8 @@
  * A value: what an answer is made of, without knowing how it travels.  The engine
  * builds one, serve encodes it as MessagePack.  A tree owned by its root; str and
  * bin are copied.  Not thread safe; give the whole tree away.
- * What we size ourselves aborts on out of memory.
+ * Where there is no memory a value is VALUE_LOST, and so becomes what it is put into:
+ * many are as large as a client wants them, and nobody looks before the answer goes.
  */
 #ifndef DAEMON_BASE_VALUE_H
 #define DAEMON_BASE_VALUE_H
@@ -12,7 +13,7 @@
 #include <stdint.h>
 
 enum value_kind { VALUE_NIL, VALUE_BOOL, VALUE_INT, VALUE_UINT, VALUE_REAL, VALUE_STR, VALUE_BIN,
-                  VALUE_LIST, VALUE_MAP };
+                  VALUE_LIST, VALUE_MAP, VALUE_LOST };
 
 struct value {
 	enum value_kind kind;
@@ -36,6 +37,7 @@ struct value *value_strn(const char *s, size_t n);           /* valid UTF-8 */
 struct value *value_bin(const void *p, size_t n);
 struct value *value_list(void);
 struct value *value_map(void);
+struct value *value_lost(void);
 /* Take ownership of v.  put returns v, so that containers can be chained. */
 struct value *value_push(struct value *list, struct value *v);
 struct value *value_put(struct value *map, const char *key, struct value *v);
