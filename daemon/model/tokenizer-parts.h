@@ -104,8 +104,6 @@ void merger_free(struct merger *m);
 
 /* ---- the two kinds ---- */
 
-int ids_reserve(struct ids *v, size_t more);       /* -ENOMEM */
-
 struct bpe;
 int bpe_open(struct bpe **out, const struct vocab *v, const struct gguf *g, const struct pre_row *row,
              struct reason *why);

@@ -26,6 +26,7 @@ struct ids {                   /* a growing list of token ids */
 	int32_t *data;
 	size_t n, room;
 };
+int ids_reserve(struct ids *v, size_t more);   /* -ENOMEM: what users size comes after it; the others abort */
 void ids_push(struct ids *v, int32_t id);
 void ids_append(struct ids *v, const int32_t *data, size_t n);
 void ids_free(struct ids *v);  /* leaves it empty */

@@ -8,6 +8,7 @@
  * It must not compute: the model sees the tokens when schedule.c has a row free.
  */
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,7 +56,7 @@ bool text_at_hand(const struct timeline *t)
 	return t->n_queued > 0;
 }
 
-/* What the given ids stand for. */
+/* What the given ids stand for; NULL: no memory. */
 static char *spell(const struct tokenizer *tk, const int32_t *ids, size_t n, size_t *n_text)
 {
 	size_t i, at = 0;
@@ -65,15 +66,21 @@ static char *spell(const struct tokenizer *tk, const int32_t *ids, size_t n, siz
 		at += tokenizer_piece(tk, ids[i], false).n;
 	s = malloc(at + 1);
 	if (s == NULL)
-		abort();
+		return NULL;
 	for (at = 0, i = 0; i < n; i++) {
 		struct gguf_str piece = tokenizer_piece(tk, ids[i], false);
 
 		memcpy(s + at, piece.data, piece.n);
 		at += piece.n;
 	}
+	s[at] = '\0';
 	*n_text = at;
 	return s;
+}
+
+static size_t size_of(const struct order *o)
+{
+	return o->tokens ? o->n_payload / sizeof(int32_t) : o->n_payload;
 }
 
 static bool begins(const struct engine *e, int32_t id)
@@ -86,12 +93,13 @@ static int slice_ids(struct timeline *t, bool *last)
 {
 	struct engine *e = t->engine;
 	struct order *o = t->cur;
-	size_t all = o->n_payload / sizeof(int32_t), n = all - o->progress.offset, n_text;
+	size_t all = size_of(o), n = all - o->progress.offset, n_text = 0;
 	const char *from = o->payload + o->progress.offset * sizeof(int32_t);
 	bool begin = o->progress.offset == 0;
 	int32_t given[SLICE_IDS];
+	struct chat_state before = t->row.chat;
 	struct ids ids = { 0 };
-	char *text;
+	char *text = NULL;
 	int rc;
 
 	if (n > SLICE_IDS)
@@ -100,14 +108,19 @@ static int slice_ids(struct timeline *t, bool *last)
 	/* A beginning that was given is the beginning. */
 	rc = apply_text(e, t->chat, &t->row.chat, t->n_token == 0 && !begins(e, given[0]), begin,
 	                (enum role)o->role, NULL, 0, &ids);
-	if (rc != 0)
+	if (rc == 0)
+		rc = ids_reserve(&ids, n);
+	if (rc == 0 && (text = spell(e->tokenizer, given, n, &n_text)) == NULL)
+		rc = ERROR(-ENOMEM);
+	if (rc != 0) {
+		t->row.chat = before;
+		ids_free(&ids);
 		return rc;
+	}
 	ids_append(&ids, given, n);
 	chat_tokens(e->tokenizer, &t->row.chat, given, n);
 	timeline_push(t, ids.data, ids.n);
-	text = spell(e->tokenizer, given, n, &n_text);
 	timeline_log(t, EVENT_TEXT, (enum role)o->role, &ids, text, n_text);
-	free(text);
 	o->progress.offset += n;
 	*last = o->progress.offset == all;
 	return 0;
@@ -118,17 +131,22 @@ static int slice_text(struct timeline *t, bool *last)
 	struct order *o = t->cur;
 	const char *text = o->payload + o->progress.offset;
 	size_t left = o->n_payload - o->progress.offset, n = apply_cut(text, left);
+	struct chat_state before = t->row.chat;
+	char *copy = event_text(text, n);
 	struct ids ids = { 0 };
-	int rc;
+	int rc = copy != NULL ? 0 : ERROR(-ENOMEM);
 
-	rc = apply_text(t->engine, t->chat, &t->row.chat, t->n_token == 0, o->progress.offset == 0,
-	                (enum role)o->role, text, n, &ids);
+	if (rc == 0)
+		rc = apply_text(t->engine, t->chat, &t->row.chat, t->n_token == 0, o->progress.offset == 0,
+		                (enum role)o->role, text, n, &ids);
 	if (rc != 0) {
+		t->row.chat = before;
 		ids_free(&ids);
+		free(copy);
 		return rc;
 	}
 	timeline_push(t, ids.data, ids.n);
-	timeline_log(t, EVENT_TEXT, (enum role)o->role, &ids, text, n);
+	timeline_log(t, EVENT_TEXT, (enum role)o->role, &ids, copy, n);
 	o->progress.offset += n;
 	*last = n == left;
 	return 0;
@@ -148,11 +166,14 @@ static void applied(struct timeline *t)
 
 static void slice(struct timeline *t)
 {
+	static const struct reason short_of_memory = { .name = "memory" };
 	bool last = false;
 	int rc;
 
 	rc = t->cur->tokens ? slice_ids(t, &last) : slice_text(t, &last);
-	if (rc != 0) {
+	if (rc == -ENOMEM) {
+		timeline_stall(t, &short_of_memory);   /* it is applied when there is some */
+	} else if (rc != 0) {
 		timeline_damaged(t, "an accepted text cannot be applied");
 	} else if (!last) {
 		timeline_flush(t, false);
@@ -178,6 +199,10 @@ bool apply_turn(struct timeline *t)
 		return false;
 	}
 	p = &t->cur->progress;
+	if (t->ending.due) {
+		generate_end_again(t);
+		return true;
+	}
 	if (t->cancel && t->cur->kind != ORDER_APPEND) {
 		generate_end(t, TURN_CANCELLED);
 		return true;
@@ -188,7 +213,8 @@ bool apply_turn(struct timeline *t)
 		p->answer = t->n_token;
 		p->seq = t->row.n_seq;
 	}
-	if (t->cur->kind != ORDER_GENERATE) {
+	/* All of a say's text may be there, and its answer not begun: there was no memory for that. */
+	if (t->cur->kind != ORDER_GENERATE && (p->offset == 0 || p->offset < size_of(t->cur))) {
 		slice(t);
 		return true;
 	}

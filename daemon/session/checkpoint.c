@@ -276,7 +276,9 @@ int checkpoint_get(const struct disk *d, int dir, uint64_t session, struct check
 		goto out;
 	}
 	rc = read_body(d, file, &h, c, &sound);
-	if (rc < 0)
+	if (rc == -ENOMEM)
+		rc = refuse(why, "memory", "no memory for the checkpoint of session %" PRIu64, session);
+	else if (rc < 0)
 		rc = bad(why, session, strerror(-rc));
 	else if (!sound)
 		rc = bad(why, session, "its sum is wrong");

@@ -32,6 +32,7 @@
 #define LONG_STEP 0.5              /* the same when nobody does */
 #define SET_BACK 64                /* tokens that a kept cache may be ahead of the committed log */
 #define RETRY_MS 3000              /* after a failed write */
+#define RETRY_MEMORY_MS 50         /* after one that had no memory */
 #define LOSSES_MOST 3u             /* of the device with the same tokens, until who has them is blamed */
 #define READ_ENTRIES 1000           /* of one answer to READ */
 #define READ_BYTES (512u << 10)    /* of one answer to READ */
@@ -73,6 +74,7 @@ struct timeline {
 	struct session_row row;    /* as posted to the store */
 	char bad[160];             /* its log does not verify: why */
 	bool creating;             /* not stored yet: nobody sees it */
+	bool undoing;              /* it is not to be after all: out of the store again, however often that fails */
 	bool deleting, gone;       /* gone: out of every table, freed with its last job */
 	bool changed;              /* belongs to another model */
 	bool oversize;             /* its window is larger than a slot */
@@ -83,7 +85,7 @@ struct timeline {
 	bool alone;                /* was computing when the engine died, or the device twice: shares no step */
 	uint32_t n_lost;           /* steps of it in which the device failed, since it got past such a one, */
 	uint64_t lost_at;          /* which is when so many tokens are computed */
-	bool stalled;              /* a write of its log failed */
+	bool stalled;              /* a write of its log failed, or there was no memory to go on */
 	bool row_due;              /* one that had no entries: its row is to be written once more */
 	enum timeline_state state;
 	const struct chat_format *chat;        /* NULL: raw */
@@ -110,6 +112,7 @@ struct timeline {
 	bool cancel;               /* the current generation is to end */
 	bool fresh;                /* cur has no entry in the log yet */
 	struct held held;
+	struct { bool due; enum turn_reason reason; int32_t last; } ending;    /* there was no memory for it */
 	struct waiter *waiters;
 	struct bond *bonds;
 
@@ -289,6 +292,7 @@ struct timeline *timeline_find(struct engine *e, uid_t uid, const char *name);
 struct timeline *timeline_by_id(struct engine *e, uint64_t id);
 struct timeline *timeline_at(struct engine *e, size_t bucket, struct timeline *after);
 void timeline_adopt(struct timeline *t);       /* what depends on the loaded model */
+void timeline_undo(struct timeline *t);        /* undoing: removes it from the store */
 void timeline_unlink(struct timeline *t);
 uint64_t timeline_stored(const struct timeline *t);     /* bytes that it takes on disk, about */
 int window_check(const struct engine *e, struct window w, struct reason *why);
@@ -328,6 +332,7 @@ void generate_begin(struct timeline *t);
 int32_t generate_pick(const struct timeline *t, const struct candidates *top, float *logits);
 void generate_take(struct timeline *t, int32_t id);    /* the answer goes on with it, or ends */
 void generate_end(struct timeline *t, enum turn_reason reason);
+void generate_end_again(struct timeline *t);           /* ending.due */
 bool generating(const struct timeline *t);
 void held_clear(struct held *h);
 void held_free(struct held *h);
@@ -336,13 +341,13 @@ void held_free(struct held *h);
 void timeline_push(struct timeline *t, const int32_t *ids, size_t n);  /* positions are given */
 int32_t timeline_id(const struct timeline *t, uint64_t pos);
 size_t timeline_last(const struct timeline *t, int32_t *out, size_t n);        /* oldest first */
-/* Adds an entry; ids are moved. */
+/* Adds an entry; ids are moved, text (allocated, or NULL) is taken over. */
 struct event *timeline_log(struct timeline *t, enum event_kind kind, enum role role,
-                           struct ids *ids, const char *text, size_t n_text);
+                           struct ids *ids, char *text, size_t n_text);
 void timeline_flush(struct timeline *t, bool durable);         /* to the store and to serve */
 void timeline_news(struct timeline *t, enum event_kind kind, const char *state, double progress);
 void timeline_back(struct timeline *t);        /* news: its cache is whole again */
-void timeline_stall(struct timeline *t);       /* it waits for the disk, until timeline_retry */
+void timeline_stall(struct timeline *t, const struct reason *why);    /* it waits for disk or memory, until timeline_retry */
 void timeline_damaged(struct timeline *t, const char *text);   /* logged; nothing of it will be done */
 /* Has the job failed because the database can only be read?  Then it has no more work, but can be read. */
 bool timeline_read_only(struct timeline *t, const struct store_job *j);

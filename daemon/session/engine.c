@@ -322,7 +322,7 @@ static void run(struct engine *e)
 	int wait;
 
 	for (;;) {
-		wait = recover_wait(e, unload_wait(e, e->retry ? RETRY_MS : -1));
+		wait = recover_wait(e, unload_wait(e, e->retry ? wait_until(-1, e->retry_at) : -1));
 		l = did ? mailbox_take(e->mail) : mailbox_wait(e->mail, wait);
 		open_mail(e, l);
 		tell_read_only(e);
@@ -349,7 +349,7 @@ static void *engine_main(void *arg)
 	if (e->phase != PHASE_STOPPING && rc == 0)
 		engine_ready(e);
 	else if (e->phase != PHASE_STOPPING)
-		engine_fail(e, why.name[0] != '\0' ? why.name : "internal",
+		engine_fail(e, why.name[0] != '\0' ? why.name : rc == -ENOMEM ? "memory" : "internal",
 		            why.name[0] != '\0' ? why.text : "the engine could not be started; see the log");
 	run(e);
 	refuse_all(e, "stopping", "the daemon is stopping");

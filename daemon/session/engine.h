@@ -110,6 +110,7 @@ struct published {
 	char name[SESSION_NAME_MAX + 1];
 	uid_t owner;
 	bool deleted;
+	bool bare;                 /* no memory for its text: it is to be read */
 };
 void published_free(struct published *p);
 

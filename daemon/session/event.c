@@ -36,18 +36,32 @@ void event_clear(struct event *e)
 	e->n_text = 0;
 }
 
+char *event_text(const char *text, size_t n)
+{
+	char *copy = malloc(n + 1);
+
+	if (copy == NULL)
+		return NULL;
+	if (n > 0)
+		memcpy(copy, text, n);
+	copy[n] = '\0';
+	return copy;
+}
+
 int event_copy(struct event *to, const struct event *from)
 {
 	*to = *from;
 	memset(&to->ids, 0, sizeof to->ids);
-	to->text = malloc(from->n_text + 1);
-	if (to->text == NULL)
+	to->text = event_text(from->text, from->n_text);
+	if (to->text == NULL) {
+		to->n_text = 0;
 		return -ENOMEM;
-	if (from->n_text > 0)
-		memcpy(to->text, from->text, from->n_text);
-	to->text[from->n_text] = '\0';
-	if (from->ids.n > 0)
-		ids_append(&to->ids, from->ids.data, from->ids.n);
+	}
+	if (ids_reserve(&to->ids, from->ids.n) != 0) {
+		event_clear(to);
+		return -ENOMEM;
+	}
+	ids_append(&to->ids, from->ids.data, from->ids.n);
 	return 0;
 }
 
@@ -103,7 +117,7 @@ static void put_text(struct value *v, const struct event *e)
 		value_put(v, "text", value_strn(e->text, e->n_text));
 	} else {
 		s = utf8_scrub(e->text, e->n_text, &n);
-		value_put(v, "text", value_strn(s, n));
+		value_put(v, "text", s != NULL ? value_strn(s, n) : value_lost());
 		value_put(v, "bytes", value_bin(e->text, e->n_text));
 		free(s);
 	}

@@ -50,6 +50,7 @@ struct event {
 };
 
 void event_clear(struct event *e);                      /* what it owns, not e itself (libevent has an event_free) */
+char *event_text(const char *text, size_t n);  /* a copy, NUL behind it; NULL: no memory */
 int event_copy(struct event *to, const struct event *from);
 /* XXH3-64 of (previous chain value, session, seq, payload). */
 uint64_t event_chain(uint64_t previous, const struct event *e);

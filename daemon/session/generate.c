@@ -10,15 +10,18 @@
  * It must not know about batches; it is given what the model says of the next token.
  */
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "daemon/base/utf8.h"
 #include "daemon/session/engine-internal.h"
 
+static const struct reason no_memory = { .name = "memory" };
+
 bool generating(const struct timeline *t)
 {
-	return t->cur != NULL && t->cur->kind != ORDER_APPEND && t->cur->progress.stage == 1;
+	return t->cur != NULL && !t->ending.due && t->cur->kind != ORDER_APPEND && t->cur->progress.stage == 1;
 }
 
 /* ---- text held back ---- */
@@ -63,14 +66,19 @@ static void held_log(struct timeline *t, size_t n, size_t n_text)
 	struct held *h = &t->held;
 	struct ids ids = { 0 };
 	size_t i, gone;
+	char *text;
 
 	if (n == 0)
 		return;
 	gone = h->ends[n - 1];
+	n_text = n_text < gone ? n_text : gone;
+	text = event_text(h->text, n_text);
+	if (text == NULL)
+		abort();
 	ids_append(&ids, h->ids.data, n);
 	chat_tokens(t->engine->tokenizer, &t->row.chat, ids.data, n);
 	t->cur->progress.n_generated += (uint32_t)n;
-	timeline_log(t, EVENT_TEXT, ROLE_ASSISTANT, &ids, h->text, n_text < gone ? n_text : gone);
+	timeline_log(t, EVENT_TEXT, ROLE_ASSISTANT, &ids, text, n_text);
 	memmove(h->ids.data, h->ids.data + n, (h->ids.n - n) * sizeof *h->ids.data);
 	h->ids.n -= n;
 	for (i = 0; i < h->ids.n; i++)
@@ -127,14 +135,19 @@ void generate_begin(struct timeline *t)
 {
 	const struct tokenizer *tk = t->engine->tokenizer;
 	struct order_progress *p = &t->cur->progress;
+	struct chat_state before = t->row.chat;
 	struct event *ev;
 	struct ids ids = { 0 };
 
 	/* There is nothing to go on from in an empty timeline: BOS, wanted or not. */
 	if (t->n_token == 0)
 		apply_start(t->engine, t->chat == NULL || tokenizer_add_bos(tk), &t->row.chat, &ids);
-	if (t->chat != NULL)
-		chat_enter(t->chat, tk, &t->row.chat, ROLE_ASSISTANT, &ids, NULL);
+	if (t->chat != NULL && chat_enter(t->chat, tk, &t->row.chat, ROLE_ASSISTANT, &ids, NULL) == -ENOMEM) {
+		t->row.chat = before;
+		ids_free(&ids);
+		timeline_stall(t, &no_memory); /* an answer to another prompt would be none */
+		return;
+	}
 	timeline_push(t, ids.data, ids.n);
 	p->stage = 1;
 	p->offset = t->n_token - p->answer;
@@ -145,8 +158,8 @@ void generate_begin(struct timeline *t)
 		generate_end(t, TURN_ERROR);
 }
 
-/* Ids that end the turn; last: what the model ended it with, -1: nothing. */
-static void closing(struct timeline *t, int32_t last, struct ids *ids)
+/* Ids that end the turn; last: what the model ended it with, -1: nothing.  0 or -ENOMEM. */
+static int closing(struct timeline *t, int32_t last, struct ids *ids)
 {
 	const struct tokenizer *tk = t->engine->tokenizer;
 	bool own = last >= 0;
@@ -156,7 +169,7 @@ static void closing(struct timeline *t, int32_t last, struct ids *ids)
 			ids_push(ids, last);
 			chat_tokens(tk, &t->row.chat, &last, 1);
 		}
-		return;
+		return 0;
 	}
 	/* Another end token than the format's (<|endoftext|> for <|im_end|>) is
 	 * replaced: the next turn must find the one that the model was trained on. */
@@ -164,18 +177,26 @@ static void closing(struct timeline *t, int32_t last, struct ids *ids)
 		own = false;
 	if (own)
 		ids_push(ids, last);
-	chat_close(t->chat, tk, &t->row.chat, own, ids);
+	return chat_close(t->chat, tk, &t->row.chat, own, ids);
 }
 
 static void end(struct timeline *t, enum turn_reason reason, int32_t last)
 {
 	struct order_progress *p = &t->cur->progress;
 	uint64_t n_prompt = p->stage == 1 ? p->offset : 0;
+	struct chat_state before = t->row.chat;
 	struct ids ids = { 0 };
 	struct event *ev;
 
-	if (p->stage == 1)
-		closing(t, last, &ids);
+	t->ending.due = p->stage == 1 && closing(t, last, &ids) == -ENOMEM;
+	if (t->ending.due) {           /* without its end the next turn would not be what it is */
+		t->ending.reason = reason;
+		t->ending.last = last;
+		t->row.chat = before;
+		ids_free(&ids);
+		timeline_stall(t, &no_memory);
+		return;
+	}
 	timeline_push(t, ids.data, ids.n);
 	ev = timeline_log(t, EVENT_TURN, ROLE_ASSISTANT, &ids, NULL, 0);
 	ev->reason = (uint8_t)reason;
@@ -186,6 +207,12 @@ static void end(struct timeline *t, enum turn_reason reason, int32_t last)
 	p->answer = t->n_token;
 	timeline_flush(t, waiters_any(t, t->cur->id));
 	order_done(t);
+}
+
+/* What end() could not do. */
+void generate_end_again(struct timeline *t)
+{
+	end(t, t->ending.reason, t->ending.last);
 }
 
 /* Between steps, whatever it is at. */

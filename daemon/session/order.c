@@ -206,8 +206,8 @@ static void asked(struct call *c, struct store_job *j)
 	t->asking = false;
 	if (t->deleting || t->gone)
 		return;
-	if (j->rc != 0 && strcmp(j->why.name, "disk") == 0) {
-		timeline_stall(t);     /* where its requests stand waits for the disk */
+	if (j->rc != 0 && store_passes(&j->why)) {
+		timeline_stall(t, &j->why);    /* where its requests stand waits for the disk */
 		return;
 	}
 	if (j->rc != 0 && timeline_read_only(t, j))
@@ -225,6 +225,7 @@ static void asked(struct call *c, struct store_job *j)
 	j->order = NULL;
 	t->fresh = t->cur->progress.stage == 0 && t->cur->progress.offset == 0;
 	held_clear(&t->held);
+	t->ending.due = false;
 	b = *bond_of(t, t->cur->id);
 	t->cancel = b != NULL ? b->gone : (t->cur->given & GIVEN_UNTIL) != 0;
 	if (t->cur->kind != ORDER_APPEND && waiters_cancel(t, t->cur->id))

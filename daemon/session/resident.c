@@ -148,8 +148,8 @@ static void ready(struct timeline *t)
 static void lacking(struct timeline *t, const struct store_job *j)
 {
 	/* What it lacks may be on its way still, or wait for the disk. */
-	if (strcmp(j->why.name, "disk") == 0)
-		timeline_stall(t);
+	if (store_passes(&j->why))
+		timeline_stall(t, &j->why);
 	if (timeline_read_only(t, j) || t->stalled || t->n_log > 0) {
 		resident_leave(t, false);
 		return;
@@ -244,6 +244,11 @@ static void got_checkpoint(struct call *c, struct store_job *j)
 		return;
 	if (j->rc != 0 && j->rc != STORE_NONE)
 		wrong = j->why.name[0] != '\0' ? j->why.text : "it cannot be read";
+	if (j->rc != 0 && strcmp(j->why.name, "memory") == 0) {
+		timeline_stall(t, &j->why);    /* the file is as good as it was */
+		resident_leave(t, false);
+		return;
+	}
 	if (j->rc == 0)
 		wrong = unusable(t, j->checkpoint);
 	if (j->rc == 0 && wrong == NULL &&
@@ -461,6 +466,7 @@ void resident_leave(struct timeline *t, bool keep)
 	t->state = TIMELINE_ASLEEP;
 	t->n_token = t->row.n_token;
 	held_clear(&t->held);
+	t->ending.due = false;
 	order_free(t->cur);
 	t->cur = NULL;
 	resident_want(t);

@@ -122,6 +122,7 @@ void timeline_unlink(struct timeline *t)
 	link_out(t);
 	resident_forget(t);
 	t->engine->n_session--;
+	t->engine->again = true;       /* who names it waits no more */
 	t->gone = true;
 }
 
@@ -279,12 +280,24 @@ static int create_check(struct engine *e, struct request *r, struct session_row 
 
 static void create_failed(struct timeline *t, struct request *r, const struct reason *why)
 {
-	struct engine *e = t->engine;
-
-	timeline_unlink(t);
-	e->again = true;
-	answer_refused(e, r, why->name[0] ? why->name : "disk",
+	answer_refused(t->engine, r, why->name[0] ? why->name : "disk",
 	               "%s", why->name[0] ? why->text : "the session could not be written to disk");
+}
+
+static void undone(struct call *c, struct store_job *j)
+{
+	struct timeline *t = c->t;
+
+	if (j->rc != 0 && store_passes(&j->why))
+		timeline_stall(t, &j->why);    /* else it would be there after a restart */
+	else
+		timeline_unlink(t);
+}
+
+void timeline_undo(struct timeline *t)
+{
+	t->undoing = true;
+	call_post(call_new(t->engine, t, NULL, undone), store_job_new(STORE_SESSION_DELETE, t->row.id));
 }
 
 static void created_finish(struct timeline *t, struct request *r)
@@ -302,8 +315,7 @@ static void system_put(struct call *c, struct store_job *j)
 	struct timeline *t = c->t;
 
 	if (j->rc != 0) {
-		/* Nobody has seen it: it goes again. */
-		call_post(call_new(c->engine, NULL, NULL, NULL), store_job_new(STORE_SESSION_DELETE, t->row.id));
+		timeline_undo(t);      /* nobody has seen it: it goes again */
 		create_failed(t, c->r, &j->why);
 		return;
 	}
@@ -319,6 +331,7 @@ static void created(struct call *c, struct store_job *j)
 	struct order *o;
 
 	if (j->rc != 0) {
+		timeline_unlink(t);
 		create_failed(t, r, &j->why);
 		return;
 	}
@@ -392,8 +405,11 @@ void verb_list(struct engine *e, struct request *r, struct timeline *none)
 	size_t i, n = 0;
 
 	(void)none;
-	if (all == NULL)
-		abort();
+	if (all == NULL) {
+		value_free(list);
+		answer_refused(e, r, "memory", "no memory for the list");
+		return;
+	}
 	for (i = 0; i < HASH_SIZE; i++)
 		for (t = e->hash[i]; t != NULL; t = t->hash_next)
 			if (!t->creating && !t->deleting && may(r, t, ACCESS_READ))

@@ -59,7 +59,7 @@ static void put_text(struct value *v, const char *key, const char *text, size_t 
 		return;
 	}
 	clean = utf8_scrub(text, n, &n_clean);
-	value_put(v, key, value_strn(clean, n_clean));
+	value_put(v, key, clean != NULL ? value_strn(clean, n_clean) : value_lost());
 	free(clean);
 	snprintf(name, sizeof name, strcmp(key, "text") == 0 ? "bytes" : "%s_bytes", key);
 	value_put(v, name, value_bin(text, n));
@@ -75,8 +75,10 @@ static void put_ids(const struct engine *e, struct value *v, const char *key, co
 	for (i = 0; i < n; i++)
 		n_text += tokenizer_piece(e->tokenizer, ids[i], special).n;
 	text = malloc(n_text + 1);
-	if (text == NULL)
-		abort();
+	if (text == NULL) {
+		value_put(v, key, value_lost());
+		return;
+	}
 	for (i = 0, n_text = 0; i < n; i++) {
 		piece = tokenizer_piece(e->tokenizer, ids[i], special);
 		memcpy(text + n_text, piece.data, piece.n);

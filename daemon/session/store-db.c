@@ -91,6 +91,8 @@ int db_fail(struct store *s, int rc, struct reason *why)
 {
 	const char *what = sqlite3_errstr(rc);
 
+	if (rc == SQLITE_IOERR_NOMEM)
+		rc = SQLITE_NOMEM;
 	switch (rc & 0xff) {
 	case SQLITE_CORRUPT:
 	case SQLITE_NOTADB:
@@ -99,11 +101,14 @@ int db_fail(struct store *s, int rc, struct reason *why)
 		if (why != NULL)
 			*why = s->read_only_why;
 		return REFUSED;
+	case SQLITE_NOMEM:
+		s->failed = true;
+		log_error("%s: database: %s", s->dir, what);
+		return refuse(why, "memory", "no memory for the database's work");
 	case SQLITE_FULL:
 	case SQLITE_IOERR:
 	case SQLITE_CANTOPEN:
 	case SQLITE_READONLY:
-	case SQLITE_NOMEM:
 	case SQLITE_BUSY:
 	case SQLITE_LOCKED:
 	case SQLITE_PROTOCOL:
@@ -177,6 +182,11 @@ int db_begin(struct store *s, struct reason *why)
 
 	if (s->in_transaction)
 		return 0;
+	if (s->db != NULL && !sqlite3_get_autocommit(s->db)) {
+		db_rollback(s);
+		if (!sqlite3_get_autocommit(s->db))
+			return db_fail(s, SQLITE_NOMEM, why);
+	}
 	q = db_statement(s, SQL_BEGIN, why);
 	if (q == NULL)
 		return REFUSED;
@@ -203,8 +213,15 @@ int db_commit(struct store *s, struct reason *why)
 
 void db_rollback(struct store *s)
 {
-	if (s->db != NULL && !sqlite3_get_autocommit(s->db))
-		sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+	sqlite3_stmt *q = s->statements[SQL_ROLLBACK];
+
+	if (s->db != NULL && !sqlite3_get_autocommit(s->db)) {
+		if (q != NULL)         /* made beforehand: what it is for may be that there is no memory */
+			sqlite3_step(q);
+		else
+			sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+		db_done(q);
+	}
 	s->in_transaction = false;
 }
 
@@ -313,7 +330,7 @@ static int db_connect(struct store *s, const char *vfs, struct reason *why)
 	rc = sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE |
 	                     SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE, vfs);
 	if (rc != SQLITE_OK) {
-		rc = refuse(why, "bad_state", "%s: %s", path, sqlite3_errstr(rc));
+		rc = refuse(why, rc == SQLITE_NOMEM ? "memory" : "bad_state", "%s: %s", path, sqlite3_errstr(rc));
 		sqlite3_close(s->db);
 		s->db = NULL;
 		return rc;
@@ -358,6 +375,8 @@ int db_open(struct store *s, const char *vfs, bool whole, struct reason *why)
 		rc = check_schema(s, why);
 	if (rc == 0)
 		rc = check_pages(s, whole, why);
+	if (rc == 0 && db_statement(s, SQL_ROLLBACK, why) == NULL)
+		rc = REFUSED;
 	if (rc != 0 && !atomic_load(&s->read_only)) {
 		if (strcmp(why->name, "disk") == 0)
 			snprintf(why->name, sizeof why->name, "bad_state");

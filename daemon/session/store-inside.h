@@ -42,6 +42,7 @@ struct track {
 #define STATEMENTS(X) \
 	X(BEGIN, "BEGIN IMMEDIATE") \
 	X(COMMIT, "COMMIT") \
+	X(ROLLBACK, "ROLLBACK") \
 	X(SESSION_INSERT, "INSERT INTO sessions(" SESSION ", n_seq, n_token, chain, n_stored)" \
 		" VALUES (?,?,?,?,?,?,?,?,?,?,?," N_SETTINGS ",?,?,?,0,0,0,0)") \
 	X(SESSION_UPDATE, "UPDATE sessions SET (" SESSION ") =" \

@@ -304,15 +304,22 @@ static void events_free(struct store_job *j)
 	j->n_event = 0;
 }
 
-static void events_push(struct store_job *j, size_t *room, const struct event *e)
+static int events_push(struct store_job *j, size_t *room, struct event *e)
 {
+	size_t more = *room ? 2 * *room : 16;
+	void *p;
+
 	if (j->n_event == *room) {
-		*room = *room ? 2 * *room : 16;
-		j->events = realloc(j->events, *room * sizeof *j->events);
-		if (j->events == NULL)
-			abort();
+		p = realloc(j->events, more * sizeof *j->events);
+		if (p == NULL) {
+			event_clear(e);
+			return ERROR(-ENOMEM);
+		}
+		j->events = p;
+		*room = more;
 	}
 	j->events[j->n_event++] = *e;
+	return 0;
 }
 
 int run_read(struct store *s, struct store_job *j)
@@ -339,8 +346,8 @@ int run_read(struct store *s, struct store_job *j)
 			event_clear(&e);
 			break;
 		}
-		events_push(j, &room, &e);
 		j->next = e.seq + 1;
+		rc = events_push(j, &room, &e);
 	}
 	walk_end(&w);
 	if (rc != 0)
@@ -369,13 +376,17 @@ static int seq_of(struct store *s, struct track *t, uint64_t position, uint64_t 
 }
 
 /* Takes what lies in [from, to) of an entry's ids. */
-static void take_ids(struct ids *out, const struct event *e, uint64_t from, uint64_t to)
+static int take_ids(struct ids *out, const struct event *e, uint64_t from, uint64_t to)
 {
 	uint64_t lo = from > e->position ? from - e->position : 0;
 	uint64_t hi = to - e->position < e->ids.n ? to - e->position : e->ids.n;
 
-	if (lo < hi)
-		ids_append(out, e->ids.data + lo, (size_t)(hi - lo));
+	if (lo >= hi)
+		return 0;
+	if (ids_reserve(out, (size_t)(hi - lo)) != 0)
+		return -ENOMEM;
+	ids_append(out, e->ids.data + lo, (size_t)(hi - lo));
+	return 0;
 }
 
 int run_tokens(struct store *s, struct store_job *j)
@@ -400,7 +411,7 @@ int run_tokens(struct store *s, struct store_job *j)
 		uint64_t want = j->from + j->ids.n;
 
 		if (e.position <= want && want - e.position <= e.ids.n)
-			take_ids(&j->ids, &e, j->from, to);
+			rc = take_ids(&j->ids, &e, j->from, to);
 		else
 			rc = track_damaged(t, &j->why, "the positions of log entry %" PRIu64 " do not follow", e.seq);
 		event_clear(&e);

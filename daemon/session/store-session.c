@@ -497,6 +497,22 @@ static int read_sessions(struct store *s, struct store_session **out, size_t *n,
 	return rc;
 }
 
+/* What there is no memory to read is neither damaged nor gone. */
+static bool no_memory(int rc, const struct reason *why)
+{
+	return rc == -ENOMEM || (rc != 0 && strcmp(why->name, "memory") == 0);
+}
+
+static int check_session(struct store *s, struct store_session *v, struct reason *why)
+{
+	struct track *t;
+	int rc = count_orders(s, v, why);
+
+	if (rc == 0)
+		rc = track_get(s, v->row.id, &t, why);
+	return rc == 0 ? log_verify_tail(s, t, STORE_TAIL, why) : rc;
+}
+
 /* Marks the track too, so that jobs are refused. */
 static void row_damaged(struct store *s, const struct store_session *v)
 {
@@ -516,14 +532,21 @@ int store_each(struct store *s, int (*each)(void *ctx, const struct store_sessio
 	assert(!s->started);
 	if (s->db != NULL)
 		rc = read_sessions(s, &all, &n, &why);
+	if (no_memory(rc, &why)) {
+		free(all);
+		return ERROR(-ENOMEM);
+	}
 	for (i = 0; i < n; i++) {
 		struct store_session *v = &all[i];
 		struct track *t;
 
 		if (v->bad[0] != '\0')
 			row_damaged(s, v);
-		else if (count_orders(s, v, &why) != 0 || track_get(s, v->row.id, &t, &why) != 0 ||
-		    log_verify_tail(s, t, STORE_TAIL, &why) != 0) {
+		else if ((rc = check_session(s, v, &why)) != 0) {
+			if (no_memory(rc, &why)) {
+				rc = ERROR(-ENOMEM);
+				break;
+			}
 			t = track_find(s, v->row.id);
 			snprintf(v->bad, sizeof v->bad, "%.*s", (int)sizeof v->bad - 1,
 			         t != NULL && t->bad[0] != '\0' ? t->bad : why.text);

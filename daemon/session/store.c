@@ -66,6 +66,11 @@ static void answer(struct store_job *j)
 		store_job_free(j);
 }
 
+bool store_passes(const struct reason *why)
+{
+	return strcmp(why->name, "disk") == 0 || strcmp(why->name, "memory") == 0;
+}
+
 /* ---- the group: one transaction and who waits for it ---- */
 
 static void redo_free(struct store *s)
@@ -80,8 +85,8 @@ static void redo_free(struct store *s)
 	s->redo_waits = false;
 }
 
-/* A copy of a STORE_LOG job that comes back before its commit. */
-static void redo_add(struct store *s, const struct store_job *from)
+/* A copy of a STORE_LOG job that comes back before its commit; false: no memory. */
+static bool redo_add(struct store *s, const struct store_job *from)
 {
 	struct store_job *j = store_job_new(STORE_LOG, from->session);
 	size_t i;
@@ -91,13 +96,15 @@ static void redo_add(struct store *s, const struct store_job *from)
 	j->order_id = from->order_id;
 	j->progress = from->progress;
 	j->events = calloc(from->n_event ? from->n_event : 1, sizeof *j->events);
-	if (j->events == NULL)
-		abort();
-	for (i = 0; i < from->n_event; i++)
-		if (event_copy(&j->events[j->n_event++], &from->events[i]) < 0)
-			abort();
+	for (i = 0; j->events != NULL && i < from->n_event && event_copy(&j->events[i], &from->events[i]) == 0; i++)
+		j->n_event++;
+	if (j->events == NULL || i < from->n_event) {
+		store_job_free(j);
+		return false;
+	}
 	*s->redo_last = j;
 	s->redo_last = (struct store_job **)&j->letter.next;
+	return true;
 }
 
 static void group_add(struct store *s, struct store_job *j)
@@ -291,10 +298,12 @@ static void job_run(struct store *s, struct store_job *j)
 		j->rc = op->run(s, j);
 	else
 		job_undo(s, j);
+	if (j->rc == -ENOMEM)
+		j->rc = refuse(&j->why, "memory", "no memory for it");
 	if (s->failed) {
 		struct reason why = j->why;
 
-		if (strcmp(why.name, "disk") != 0 && strcmp(why.name, "read_only") != 0)
+		if (!store_passes(&why) && strcmp(why.name, "read_only") != 0)
 			refuse(&why, "disk", "the transaction was given up");
 		job_undo(s, j);
 		group_fail(s, &why);
@@ -307,9 +316,11 @@ static void job_run(struct store *s, struct store_job *j)
 		group_add(s, j);
 		return;
 	}
-	if (logged && s->in_transaction)
-		redo_add(s, j);
-	answer(j);
+	/* Without a copy it may not be answered before the commit. */
+	if (logged && s->in_transaction && !redo_add(s, j))
+		group_add(s, j);
+	else
+		answer(j);
 }
 
 static int wait_ms(const struct store *s)

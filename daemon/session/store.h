@@ -44,6 +44,8 @@ struct store_params {
 int store_open(struct store **out, const struct store_params *p, struct reason *why);
 /* Commits, ends the thread.  Post nothing afterwards. */
 void store_close(struct store *s);
+/* A job that was refused for this may go through another time: the disk, memory. */
+bool store_passes(const struct reason *why);
 bool store_read_only(const struct store *s, struct reason *why);
 
 /* All sessions, before store_start.  A session whose log chain is broken comes

@@ -69,7 +69,7 @@ static void stand(struct timeline *t, struct event *ev)
 }
 
 struct event *timeline_log(struct timeline *t, enum event_kind kind, enum role role,
-                           struct ids *ids, const char *text, size_t n_text)
+                           struct ids *ids, char *text, size_t n_text)
 {
 	struct event *ev;
 
@@ -92,12 +92,9 @@ struct event *timeline_log(struct timeline *t, enum event_kind kind, enum role r
 		t->row.n_token += ev->ids.n;
 	}
 	assert(t->row.n_token <= t->n_token);
-	ev->text = malloc(n_text + 1);
+	ev->text = text != NULL ? text : calloc(1, 1);
 	if (ev->text == NULL)
 		abort();
-	if (n_text > 0)
-		memcpy(ev->text, text, n_text);
-	ev->text[n_text] = '\0';
 	ev->n_text = n_text;
 	stand(t, ev);
 	t->fresh = false;
@@ -117,8 +114,9 @@ static void publish(struct timeline *t, const struct event *ev)
 	struct engine *e = t->engine;
 	struct published *p = calloc(1, sizeof *p);
 
-	if (p == NULL || event_copy(&p->event, ev) != 0)
+	if (p == NULL)
 		abort();
+	p->bare = event_copy(&p->event, ev) != 0;
 	memcpy(p->name, t->row.name, sizeof p->name);
 	p->owner = t->row.uid;
 	p->letter.open = e->p.on_published;
@@ -150,10 +148,16 @@ static void tell_evicted(struct timeline *t)
 
 /* ---- the way to the store ---- */
 
-void timeline_stall(struct timeline *t)
+void timeline_stall(struct timeline *t, const struct reason *why)
 {
-	t->stalled = t->engine->retry = true;
-	t->engine->retry_at = clock_seconds() + RETRY_MS / 1000.0;
+	int ms = strcmp(why->name, "memory") == 0 ? RETRY_MEMORY_MS : RETRY_MS;
+	double at = clock_seconds() + ms / 1000.0;
+	struct engine *e = t->engine;
+
+	/* What was refused only for coming behind another does not put it off. */
+	if (!e->retry || at < e->retry_at)
+		e->retry_at = at;
+	t->stalled = e->retry = true;
 }
 
 static void stalled_by(struct timeline *t, const struct store_job *j)
@@ -161,7 +165,7 @@ static void stalled_by(struct timeline *t, const struct store_job *j)
 	if (!t->stalled)
 		log_error("session %llu: its log cannot be written (%s); it waits",
 		          (unsigned long long)t->row.id, j->why.name[0] ? j->why.name : "error");
-	timeline_stall(t);
+	timeline_stall(t, &j->why);
 }
 
 static void keep_failed(struct timeline *t, struct call *c, struct store_job *j)
@@ -242,6 +246,11 @@ void timeline_retry(struct timeline *t)
 
 	if (store_read_only(t->engine->p.store, NULL))
 		return;
+	if (t->undoing) {
+		t->stalled = false;
+		timeline_undo(t);
+		return;
+	}
 	for (j = t->failed; j != NULL; j = next) {
 		next = (struct store_job *)j->letter.next;
 		j->rc = 0;
@@ -262,16 +271,12 @@ void timeline_retry(struct timeline *t)
 void timeline_flush(struct timeline *t, bool durable)
 {
 	struct store_job *j = store_job_new(STORE_LOG, t->row.id);
-	struct event *copies = calloc(t->n_out + 1, sizeof *copies);
 	size_t i, n = t->n_out;
 
-	if (copies == NULL)
-		abort();
 	for (i = 0; i < n; i++) {
 		t->row.chain = event_chain(t->row.chain, &t->out[i]);
 		t->n_stored += event_stored(&t->out[i]);
-		if (event_copy(&copies[i], &t->out[i]) != 0)
-			abort();
+		publish(t, &t->out[i]);
 	}
 	t->row.used = clock_ms();
 	j->durable = durable;
@@ -285,11 +290,6 @@ void timeline_flush(struct timeline *t, bool durable)
 	t->out = NULL;
 	t->n_out = t->out_room = 0;
 	post(t, j);
-	for (i = 0; i < n; i++) {
-		publish(t, &copies[i]);
-		event_clear(&copies[i]);
-	}
-	free(copies);
 	if (n > 0)
 		tell_evicted(t);
 	if (n > 0 && t->state == TIMELINE_READY)
