@@ -4,9 +4,13 @@
  * Output is bounded: a message that would bring a peer over its cap is replaced
  * by the small error `too_large`, so that every request still has an answer.
  * Small messages always go; their number is bounded by the requests under way.
+ * One that there is no memory for is never sent in part: the stream would be of no
+ * more use.  It is replaced by the error `memory`, and where not even that can be
+ * made the connection ends.
  */
 #include "daemon/serve/answer.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,20 +74,34 @@ static void pack(msgpack_packer *pk, const struct value *v)
 	case VALUE_MAP:
 		pack_map(pk, v);
 		break;
+	case VALUE_LOST:
+		((struct serve *)pk->data)->unpacked = true;
+		break;
 	}
 }
 
-/* The room's one packing buffer, empty. */
-static msgpack_sbuffer *begin(struct peer *p, msgpack_packer *pk)
+/* The packer goes on after a failure: one is enough for the whole message. */
+static int put(void *serve, const char *data, size_t n)
 {
-	msgpack_sbuffer *b = &p->serve->scratch;
+	struct serve *s = serve;
+
+	if (!s->unpacked && msgpack_sbuffer_write(&s->scratch, data, n) < 0)
+		s->unpacked = true;
+	return s->unpacked ? -1 : 0;
+}
+
+/* The room's one packing buffer, empty. */
+static msgpack_sbuffer *begin(struct serve *s, msgpack_packer *pk)
+{
+	msgpack_sbuffer *b = &s->scratch;
 
 	if (b->alloc > SCRATCH_KEPT) {
 		msgpack_sbuffer_destroy(b);
 		msgpack_sbuffer_init(b);
 	}
 	msgpack_sbuffer_clear(b);
-	msgpack_packer_init(pk, b, msgpack_sbuffer_write);
+	msgpack_packer_init(pk, s, put);
+	s->unpacked = false;
 	return b;
 }
 
@@ -94,35 +112,61 @@ static bool fits(const struct peer *p, size_t n)
 	return peer_unread(p) < PEER_HIGH_WATER && n <= ANSWER_MAX;    /* one big one at a time */
 }
 
-void answer_result(struct peer *p, uint32_t id, const struct value *v)
+/* False: no memory for it, and nothing is sent. */
+static bool send_result(struct peer *p, uint32_t id, const struct value *v)
 {
 	msgpack_packer pk;
-	msgpack_sbuffer *b = begin(p, &pk);
+	msgpack_sbuffer *b = begin(p->serve, &pk);
 
 	frame_pack_result(&pk, id);
 	if (v)
 		pack(&pk, v);
 	else
 		msgpack_pack_map(&pk, 0);
+	if (p->serve->unpacked)
+		return false;
 	if (fits(p, b->size))
 		peer_send(p, b->data, b->size);
 	else
 		answer_error(p, id, "too_large", "the answer is over what may lie unread; read first, then ask again");
+	return true;
+}
+
+void answer_result(struct peer *p, uint32_t id, const struct value *v)
+{
+	if (!send_result(p, id, v))
+		answer_error(p, id, "memory", "no memory for the answer");
+}
+
+void answer_done(struct peer *p, uint32_t id, const struct value *v)
+{
+	if (!send_result(p, id, v))
+		peer_break(p);
+}
+
+bool answer_pack(struct serve *s, uint32_t id, bool as_map, const char *name, const char *text)
+{
+	msgpack_packer pk;
+
+	begin(s, &pk);
+	frame_pack_error(&pk, id, as_map, name, text);
+	return !s->unpacked;
 }
 
 void answer_error(struct peer *p, uint32_t id, const char *name, const char *text)
 {
-	msgpack_packer pk;
-	msgpack_sbuffer *b = begin(p, &pk);
-
-	frame_pack_error(&pk, id, p->error_map, name, text);
-	peer_send(p, b->data, b->size);
+	if (answer_pack(p->serve, id, p->error_map, name, text))
+		peer_send(p, p->serve->scratch.data, p->serve->scratch.size);
+	else
+		peer_break(p);
 }
 
 void answer_reason(struct peer *p, uint32_t id, int rc, const struct reason *why)
 {
 	if (rc > 0 && why->name[0])
 		answer_error(p, id, why->name, why->text);
+	else if (rc == -ENOMEM)
+		answer_error(p, id, "memory", "no memory for it");
 	else
 		answer_error(p, id, "internal", "a mistake of the daemon's own; its log says more");
 }
@@ -143,8 +187,8 @@ static void rename_one(struct value *map, const char *prefix)
 		return;
 	name = map->l.items[i];
 	if (asprintf(&full, "%s%s", prefix, name->s.data) < 0)
-		abort();
-	map->l.items[i] = value_str(full);
+		full = NULL;
+	map->l.items[i] = full ? value_str(full) : value_lost();
 	value_free(name);
 	free(full);
 }
@@ -162,9 +206,12 @@ void answer_rename(struct value *events, const char *prefix)
 void answer_event(struct peer *p, const struct value *v)
 {
 	msgpack_packer pk;
-	msgpack_sbuffer *b = begin(p, &pk);
+	msgpack_sbuffer *b = begin(p->serve, &pk);
 
 	frame_pack_notification(&pk, "session.event");
 	pack(&pk, v);
-	peer_send(p, b->data, b->size);
+	if (p->serve->unpacked)
+		peer_break(p);         /* a follower must not miss one without knowing */
+	else
+		peer_send(p, b->data, b->size);
 }

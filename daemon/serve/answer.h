@@ -4,7 +4,12 @@
 
 #include "daemon/serve/inside.h"
 
+/* Packs an error into the room's buffer; false: no memory. */
+bool answer_pack(struct serve *s, uint32_t id, bool as_map, const char *name, const char *text);
 void answer_result(struct peer *p, uint32_t id, const struct value *v);    /* NULL: the empty map */
+/* The same of what has been done: where there is no memory for the answer the connection ends, since an error
+ * would say that it has not been. */
+void answer_done(struct peer *p, uint32_t id, const struct value *v);
 void answer_error(struct peer *p, uint32_t id, const char *name, const char *text);
 /* rc of the engine, not 0: its reason, or `internal`. */
 void answer_reason(struct peer *p, uint32_t id, int rc, const struct reason *why);

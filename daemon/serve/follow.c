@@ -32,13 +32,17 @@ static unsigned bucket(uint64_t session)
 
 /* ---- watches ---- */
 
+/* NULL: no memory, which the peer has been told, and r is gone. */
 static struct watch *watch_new(struct peer *p, bool follow, uint32_t id, const struct args *a,
                                const struct request *r)
 {
 	struct watch *w = calloc(1, sizeof *w);
 
-	if (!w)
-		abort();
+	if (!w) {
+		answer_error(p, id, "memory", "no memory for the request");
+		request_free((struct request *)r);
+		return NULL;
+	}
 	if (!follow)
 		p->n_wait++;
 	w->peer = p;
@@ -78,12 +82,30 @@ static void link_session(struct watch *w, uint64_t session)
 	LIST_INSERT_HEAD(&w->peer->serve->watches[bucket(session)], w, by_session);
 }
 
-/* Sends r, about the watch's session, to the engine. */
+static void end_lagged(struct watch *w);
+
+/* It cannot go on for lack of memory: who follows may follow again. */
+static void give_up(struct watch *w)
+{
+	if (w->follow && w->answered) {
+		end_lagged(w);
+		return;
+	}
+	answer_error(w->peer, w->id, "memory", "no memory for the request");
+	watch_free(w);
+}
+
+/* Sends r, about the watch's session, to the engine.  May end the watch. */
 static void ask(struct watch *w, struct request *r)
 {
 	struct peer *p = w->peer;
-	struct call *c = peer_call(p->serve, p, w->id, 0);
+	struct call *c = r ? peer_call(p->serve, p, w->id, 0) : NULL;
 
+	if (!c) {
+		request_free(r);
+		give_up(w);
+		return;
+	}
 	c->watch = w;
 	w->call = c;
 	w->state = WATCH_ASKING;
@@ -99,6 +121,10 @@ static void ask_page(struct watch *w)
 		return;
 	}
 	r = peer_request(w->peer, VERB_READ);
+	if (!r) {
+		give_up(w);
+		return;
+	}
 	r->owner = w->owner;
 	memcpy(r->name, w->name, sizeof r->name);
 	r->session = w->session;       /* it may be being renamed */
@@ -129,14 +155,15 @@ static void wait_for_news(struct watch *w)
 		return;
 	w->timer = evtimer_new(w->peer->serve->base, on_timer, w);
 	if (!w->timer || event_add(w->timer, &t) < 0)
-		abort();
+		give_up(w);
 }
 
 void follow_wait(struct peer *p, uint32_t id, const struct args *a, struct request *r)
 {
 	struct watch *w = watch_new(p, false, id, a, r);
 
-	ask(w, r);
+	if (w)
+		ask(w, r);
 }
 
 static bool has_events(const struct request *r)
@@ -186,6 +213,8 @@ void follow_begin(struct peer *p, uint32_t id, const struct args *a, struct requ
 		return;
 	}
 	w = watch_new(p, true, id, a, r);
+	if (!w)
+		return;
 	w->again = again;
 	p->n_follow += !again;
 	if (!(a->given & PARAM(FROM))) {
@@ -317,6 +346,8 @@ void follow_answer(struct call *c, struct request *r)
 	struct watch *w = c->watch;
 
 	w->call = NULL;
+	if (r->rc == 0 && r->result->kind == VALUE_LOST)
+		r->rc = refuse(&r->why, "memory", "no memory for the answer");
 	if (r->rc != 0) {
 		if (w->follow && w->answered && strcmp(r->why.name, "no_session") == 0)
 			end_deleted(w);
@@ -370,7 +401,7 @@ static void take_entry(struct watch *w, struct fresh *f)
 		w->newest = seq > w->newest ? seq : w->newest;
 	} else if (seq < w->cursor) {
 		;                      /* came with a page */
-	} else if (!w->follow || seq > w->cursor) {
+	} else if (!w->follow || seq > w->cursor || f->e->bare) {
 		ask_page(w);
 	} else if (peer_unread(w->peer) >= PEER_HIGH_WATER) {
 		end_lagged(w);
@@ -425,20 +456,24 @@ void follow_renamed(struct serve *s, uint64_t session, const char *name)
 
 void follow_resume(struct peer *p)
 {
-	struct watch *w;
+	struct watch *w, *next;
 
-	LIST_FOREACH(w, &p->watches, by_peer)
+	for (w = LIST_FIRST(&p->watches); w; w = next) {
+		next = LIST_NEXT(w, by_peer);
 		if (w->state == WATCH_FULL)
 			ask_more(w);
+	}
 }
 
 void follow_stop(struct serve *s)
 {
+	struct watch *w, *next;
 	struct peer *p;
-	struct watch *w;
 
 	LIST_FOREACH(p, &s->peers, link)
-		LIST_FOREACH(w, &p->watches, by_peer)
+		for (w = LIST_FIRST(&p->watches); w; w = next) {
+			next = LIST_NEXT(w, by_peer);
 			if (!w->follow && w->state == WATCH_LIVE)
 				ask_page(w);
+		}
 }

@@ -108,6 +108,7 @@ struct peer {
 	uint64_t charged;          /* part of user->n_byte */
 	bool error_map;            /* hello {errors: "map"} */
 	bool posted;               /* the engine knows it */
+	struct request *leaving;   /* PEER_GONE, made beforehand: it must be told */
 	bool surplus;              /* over the user's cap: its first request is refused */
 	bool eof;                  /* has sent its last byte */
 	bool closing;              /* ends when out is empty */
@@ -148,6 +149,7 @@ struct serve {
 	uint64_t told;             /* ms: when the manager last heard of loading */
 	bool pinged;
 	msgpack_sbuffer scratch;   /* messages are packed here */
+	bool unpacked;             /* no memory for the one that is */
 };
 
 #endif

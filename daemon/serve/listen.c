@@ -55,8 +55,8 @@ static void pause_accepting(struct serve *s, int error)
 	char text[128];
 
 	log_warning("accept: %s; waiting a little", strerror_r(error, text, sizeof text));
-	set_accepting(s, false);
-	event_add(s->accept_pause, &t);
+	if (event_add(s->accept_pause, &t) == 0)       /* nobody else would end the pause */
+		set_accepting(s, false);
 }
 
 static void on_accept(evutil_socket_t fd, short what, void *ctx)

@@ -26,6 +26,7 @@ struct method {
 	/* Completes the engine's answer; NULL: as it is. */
 	void (*complete)(struct serve *s, struct value *result);
 	bool early;                /* answered by serve itself unless the engine is ready */
+	bool changes;              /* what it answers has been done */
 };
 
 /* ---- to the engine ---- */
@@ -34,6 +35,11 @@ static void post(struct peer *p, uint32_t id, const struct method *m, struct arg
 {
 	struct call *c = peer_call(p->serve, p, id, n);
 
+	if (!c) {
+		answer_error(p, id, "memory", "no memory for the request");
+		request_free(r);
+		return;
+	}
 	c->method = m;
 	memcpy(c->prefix, a->prefix, sizeof c->prefix);
 	peer_post(p->serve, c, r);
@@ -192,16 +198,16 @@ static void complete_stats(struct serve *s, struct value *result)
 
 static const struct method methods[] = {
 	{ .name = "hello", .call = hello, .early = true },
-	{ .name = "session.create", .verb = VERB_CREATE, .call = post },
+	{ .name = "session.create", .verb = VERB_CREATE, .call = post, .changes = true },
 	{ .name = "session.list", .verb = VERB_LIST, .call = post },
 	{ .name = "session.info", .verb = VERB_INFO, .call = post },
-	{ .name = "session.set", .verb = VERB_SET, .call = post },
-	{ .name = "session.rename", .verb = VERB_RENAME, .call = post },
-	{ .name = "session.delete", .verb = VERB_DELETE, .call = post },
-	{ .name = "session.append", .verb = VERB_APPEND, .call = append },
-	{ .name = "session.generate", .verb = VERB_GENERATE, .call = post },
-	{ .name = "session.say", .verb = VERB_SAY, .call = post },
-	{ .name = "session.cancel", .verb = VERB_CANCEL, .call = post },
+	{ .name = "session.set", .verb = VERB_SET, .call = post, .changes = true },
+	{ .name = "session.rename", .verb = VERB_RENAME, .call = post, .changes = true },
+	{ .name = "session.delete", .verb = VERB_DELETE, .call = post, .changes = true },
+	{ .name = "session.append", .verb = VERB_APPEND, .call = append, .changes = true },
+	{ .name = "session.generate", .verb = VERB_GENERATE, .call = post, .changes = true },
+	{ .name = "session.say", .verb = VERB_SAY, .call = post, .changes = true },
+	{ .name = "session.cancel", .verb = VERB_CANCEL, .call = post, .changes = true },
 	{ .name = "session.read", .verb = VERB_READ, .call = read_log },
 	{ .name = "session.follow", .verb = VERB_READ, .call = follow },
 	{ .name = "session.unfollow", .verb = VERB_READ, .call = unfollow },
@@ -239,7 +245,8 @@ static void call_known(struct peer *p, const struct frame *f, const struct proto
 	struct serve *s = p->serve;
 	struct args a = { .request = peer_request(p, m->verb) };
 	struct reason why = { 0 };
-	int rc = params_read(&a, pm, &f->params, &why);
+	int rc = a.request ? params_read(&a, pm, &f->params, &why) :
+	                     refuse(&why, "memory", "no memory for the request");
 
 	if (rc) {
 		answer_reason(p, f->id, rc, &why);
@@ -284,5 +291,8 @@ void method_answer(struct call *c, struct request *r)
 		answer_rename((struct value *)value_get(r->result, "events"), c->prefix);
 	if (c->method->complete && r->result)
 		c->method->complete(p->serve, r->result);
-	answer_result(p, c->id, r->result);
+	if (c->method->changes)
+		answer_done(p, c->id, r->result);
+	else
+		answer_result(p, c->id, r->result);
 }

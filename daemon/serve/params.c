@@ -206,6 +206,8 @@ static int read_ids(const struct row *row, const char *key, const msgpack_object
 
 	if (o->type != MSGPACK_OBJECT_ARRAY)
 		return bad(why, key, "must be a list of token ids");
+	if (ids_reserve(&a->request->tokens, o->via.array.size) != 0)
+		return refuse(why, "memory", "no memory for %s", key);
 	for (i = 0; i < o->via.array.size; i++) {
 		at = &o->via.array.ptr[i];
 		if (at->type != MSGPACK_OBJECT_POSITIVE_INTEGER || at->via.u64 > INT32_MAX)

@@ -86,7 +86,7 @@ struct call *peer_call(struct serve *s, struct peer *p, uint32_t id, size_t n_by
 	struct call *c = calloc(1, sizeof *c);
 
 	if (!c)
-		abort();
+		return NULL;
 	c->peer = p;
 	c->id = id;
 	c->n_byte = n_byte;
@@ -114,13 +114,17 @@ struct request *peer_request(const struct peer *p, enum verb verb)
 {
 	struct request *r = request_new(verb);
 
+	if (!r)
+		return NULL;
 	r->peer = p->number;
 	r->uid = r->owner = p->uid;
 	r->gid = p->gid;
 	if (p->n_group > 0) {
 		r->groups = calloc(p->n_group, sizeof *r->groups);
-		if (!r->groups)
-			abort();
+		if (!r->groups) {
+			request_free(r);
+			return NULL;
+		}
 		memcpy(r->groups, p->groups, p->n_group * sizeof *r->groups);
 		r->n_group = p->n_group;
 	}
@@ -205,14 +209,19 @@ static void take_message(struct peer *p)
 {
 	size_t n = p->n_scanned;
 	const unsigned char *bytes = evbuffer_pullup(p->in, (ev_ssize_t)n);
-	struct frame f;
+	uint32_t id = request_id(p);
+	struct frame f = { .open = false };
 	char why[160];
+	int rc = bytes ? frame_parse(&f, bytes, n, why, sizeof why) : FRAME_NO_MEMORY;
 
-	if (!bytes) {
-		refuse_input(p, request_id(p), "memory", "no memory for the message");
+	if (rc == FRAME_NO_MEMORY && id == 0) {
+		refuse_input(p, 0, "memory", "no memory for the message");
+		frame_close(&f);
 		return;
 	}
-	if (frame_parse(&f, bytes, n, why, sizeof why)) {
+	if (rc == FRAME_NO_MEMORY) {
+		answer_error(p, id, "memory", "no memory for the message");
+	} else if (rc) {
 		if (!f.has_id) {
 			refuse_input(p, 0, "parse", why);
 			frame_close(&f);
@@ -307,16 +316,20 @@ size_t peer_unread(const struct peer *p)
 	return evbuffer_get_length(p->out);
 }
 
+void peer_break(struct peer *p)
+{
+	if (p->ended || p->broken)
+		return;
+	p->broken = p->closing = true;
+	event_active(p->writable, EV_WRITE, 0);
+}
+
 void peer_send(struct peer *p, const void *data, size_t n)
 {
 	if (p->ended || p->closing)
 		return;
-	if (evbuffer_add(p->out, data, n) < 0) {
-		p->broken = p->closing = true;
-		event_active(p->writable, EV_WRITE, 0);
-		return;
-	}
-	event_add(p->writable, NULL);
+	if (evbuffer_add(p->out, data, n) < 0 || event_add(p->writable, NULL) < 0)
+		peer_break(p);
 }
 
 static void on_writable(evutil_socket_t fd, short what, void *ctx)
@@ -352,16 +365,16 @@ void peer_update(struct peer *p)
 	if (p->ended)
 		return;
 	charge(p);
-	if (peer_unread(p) > 0)
-		event_add(p->writable, NULL);
+	if (peer_unread(p) > 0 && event_add(p->writable, NULL) < 0)
+		peer_break(p);
 	if (!may_take(p)) {
 		event_del(p->readable);
 		return;
 	}
-	if (!p->eof)
-		event_add(p->readable, NULL);
-	else
+	if (p->eof)
 		event_del(p->readable);
+	else if (event_add(p->readable, NULL) < 0)
+		peer_break(p);         /* it would never be heard again */
 	if (unscanned(p))
 		event_active(p->readable, EV_READ, 0);
 }
@@ -375,7 +388,6 @@ void peer_finish(struct peer *p)
 void peer_end(struct peer *p)
 {
 	struct serve *s = p->serve;
-	struct request *r;
 	struct watch *w;
 	struct call *c;
 
@@ -399,10 +411,10 @@ void peer_end(struct peer *p)
 	s->n_peer--;
 	event_active(s->sweep, EV_TIMEOUT, 0);
 	if (p->posted && engine_takes(s)) {
-		r = request_new(VERB_PEER_GONE);
-		r->peer = p->number;
-		r->uid = p->uid;
-		engine_post(s->engine, r);
+		p->leaving->peer = p->number;
+		p->leaving->uid = p->uid;
+		engine_post(s->engine, p->leaving);
+		p->leaving = NULL;
 	}
 	log_debug("peer %llu (uid %u) has left", (unsigned long long)p->number, (unsigned)p->uid);
 }
@@ -443,6 +455,7 @@ static void peer_free(struct peer *p)
 		evbuffer_free(p->out);
 	if (p->fd >= 0)
 		close(p->fd);
+	request_free(p->leaving);
 	free(p->groups);
 	free(p);
 }
@@ -460,12 +473,8 @@ void peer_sweep(struct serve *s)
 /* One message to someone who does not become a peer. */
 static void turn_away(struct serve *s, struct peer *p, const char *name, const char *text)
 {
-	msgpack_packer pk;
-
-	msgpack_sbuffer_clear(&s->scratch);
-	msgpack_packer_init(&pk, &s->scratch, msgpack_sbuffer_write);
-	frame_pack_error(&pk, 0, false, name, text);
-	send(p->fd, s->scratch.data, s->scratch.size, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (answer_pack(s, 0, false, name, text))
+		send(p->fd, s->scratch.data, s->scratch.size, MSG_NOSIGNAL | MSG_DONTWAIT);
 	log_info("a connection of uid %u was refused: %s", (unsigned)p->uid, name);
 	peer_free(p);
 }
@@ -477,7 +486,8 @@ static int prepare(struct serve *s, struct peer *p)
 	p->readable = event_new(s->base, p->fd, EV_READ | EV_PERSIST, on_readable, p);
 	p->writable = event_new(s->base, p->fd, EV_WRITE, on_writable, p);
 	p->user = user_get(s, p->uid);
-	if (!p->in || !p->out || !p->readable || !p->writable || !p->user)
+	p->leaving = request_new(VERB_PEER_GONE);
+	if (!p->in || !p->out || !p->readable || !p->writable || !p->user || !p->leaving)
 		return -ENOMEM;
 	return 0;
 }
@@ -501,7 +511,7 @@ void peer_accept(struct serve *s, int fd)
 		ERROR(rc);
 		if (p->user)
 			user_put(p->user);
-		turn_away(s, p, "internal", "the connection cannot be served");
+		turn_away(s, p, rc == -ENOMEM ? "memory" : "internal", "the connection cannot be served");
 		return;
 	}
 	if (p->user->n_peer >= (uint64_t)s->params.n_connection + SURPLUS) {
@@ -516,6 +526,7 @@ void peer_accept(struct serve *s, int fd)
 	scan_reset(&p->scan, PROTO_MESSAGE_MAX);
 	LIST_INSERT_HEAD(&s->peers, p, link);
 	s->n_peer++;
-	event_add(p->readable, p->surplus ? &patience : NULL);
+	if (event_add(p->readable, p->surplus ? &patience : NULL) < 0)
+		peer_break(p);
 	log_debug("peer %llu: uid %u, pid %d", (unsigned long long)p->number, (unsigned)p->uid, (int)p->pid);
 }

@@ -123,12 +123,24 @@ static void ready(struct serve *s, struct request *info)
 	watchdog_ready(s);
 }
 
+static void ask_info(struct serve *s)
+{
+	struct request *r = request_new(VERB_SERVER_INFO);
+
+	if (!r)
+		abort();
+	r->peer = SERVE_PEER;
+	engine_post(s->engine, r);
+}
+
 static void own_answer(struct serve *s, struct request *r)
 {
 	if (r->verb == VERB_PING)
 		watchdog_pong(s);
-	else if (r->verb == VERB_SERVER_INFO && r->rc == 0)
+	else if (r->rc == 0 && r->result->kind != VALUE_LOST)
 		ready(s, r);
+	else if (r->rc == 0 && engine_takes(s))
+		ask_info(s);           /* there was no memory for it */
 }
 
 void serve_on_answer(void *serve, struct letter *l)
@@ -162,14 +174,6 @@ void serve_on_published(void *serve, struct letter *l)
 
 	follow_published(serve, p);
 	published_free(p);
-}
-
-static void ask_info(struct serve *s)
-{
-	struct request *r = request_new(VERB_SERVER_INFO);
-
-	r->peer = SERVE_PEER;
-	engine_post(s->engine, r);
 }
 
 static void on_linger_end(evutil_socket_t fd, short what, void *ctx)

@@ -44,6 +44,8 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
 	if (s->pinged)
 		return;
 	r = request_new(VERB_PING);
+	if (!r)
+		return;                /* the next one will ask */
 	r->peer = SERVE_PEER;
 	s->pinged = true;
 	engine_post(s->engine, r);
