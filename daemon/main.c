@@ -170,13 +170,20 @@ static int open_serve(struct serve **out, struct program *p, struct reason *why)
 	return serve_open(out, &params, why);
 }
 
+/* What nobody has given a name has been traced. */
+static void name_it(int rc, struct reason *why)
+{
+	if (rc != 0 && why->name[0] == '\0')
+		refuse(why, rc == -ENOMEM ? "memory" : "internal", "see above");
+}
+
 static int serve(struct program *p)
 {
 	const struct store_params store_params = { .dir = p->options.state };
 	struct serve *s = NULL;
 	struct store *store = NULL;
 	struct engine *engine = NULL;
-	struct reason why = { "internal", "see above" };
+	struct reason why = { .name = "" };
 	int rc, wrong;
 
 	wrong = p->wrong.name[0] != '\0' ? REFUSED : options_check(&p->options, &p->wrong);
@@ -191,10 +198,12 @@ static int serve(struct program *p)
 	rc = wrong ? wrong : store_open(&store, &store_params, &why);
 	if (rc == 0)
 		rc = start_engine(&engine, &p->options, store, s, &why);
+	name_it(rc, &why);
 	rc = serve_run(s, rc == 0 ? engine : NULL, &why);
 out:
 	store_close(store);
 	serve_close(s);
+	name_it(rc, &why);
 	if (rc)
 		log_error("%s: %s", why.name, why.text);
 	else
