@@ -66,6 +66,7 @@ struct client {
 	struct sink *sink;         /* NULL: not connected */
 	char path[128];            /* of the daemon that was connected last */
 	unsigned n_link;           /* connections made */
+	char *renamed;             /* NULL, or what argv[0] is now */
 };
 
 const struct verb *verb_at(size_t i);      /* NULL past the end */
@@ -146,11 +147,23 @@ int text_gather(const struct client *c, int first, size_t most, char **text, siz
 
 /* ---- an answer as it comes (stream.c) ---- */
 
-/* Prints the answer of `request` of a session, reading from `from`, until its turn
- * ends.  Ctrl-C cancels it. */
-int stream_answer(struct client *c, const char *name, uint64_t request, uint64_t from);
-/* News that nothing more will come of a session: says why. */
-bool session_over(const msgpack_object *event);
+/* The session of the first argument, followed from a cursor over lost connections. */
+struct follow { struct client *c; uint64_t from; unsigned n_link; };
+/* The next entry, each once and in order, or news (`seq` 0), where one has come:
+ * *event is the caller's.  SINK_TIMEOUT: not yet.  That the session is over is said. */
+int follow_next(struct follow *f, struct sink_answer *event);
+/* Is there something that poll() on the connection would not tell of? */
+bool follow_pending(const struct follow *f);
+/* Waits for something of the daemon's, for Ctrl-C, or until end (0: for ever). */
+void follow_wait(const struct follow *f, int64_t end);
+/* A renamed session's events have its new name: the first argument, from here on. */
+void session_name(struct client *c, const msgpack_object *event);
+
+/* Prints the answer of `request` of the session, from `from` on, until its turn ends.
+ * Ctrl-C cancels it. */
+int stream_answer(struct client *c, uint64_t request, uint64_t from);
+/* Stops the answer that is being made; a refusal is said. */
+int answer_cancel(struct client *c);
 
 /* The text of events, with the name of its role before each turn.  raw: just text.
  * exact: bytes that are not UTF-8 as they are, not as U+FFFD. */

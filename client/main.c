@@ -196,6 +196,7 @@ int main(int argc, char **argv)
 		rc = EXIT_REFUSED;
 	}
 	sink_close(c.sink);
+	free(c.renamed);
 	free(c.argv);
 	return rc;
 }

@@ -8,6 +8,7 @@
  */
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -19,12 +20,130 @@
 
 struct stream {
 	struct client *c;
-	const char *name;
-	uint64_t request, from;
-	unsigned n_link;           /* connection that follows */
+	struct follow f;
+	uint64_t request;
 	bool begun, ended, failed, cancelled;
 	char last;                 /* character printed */
 };
+
+/* ---- following ---- */
+
+void session_name(struct client *c, const msgpack_object *event)
+{
+	const msgpack_object_str *name = answer_str(event, "session");
+	char *renamed;
+
+	if (!name || (strlen(c->argv[0]) == name->size && memcmp(c->argv[0], name->ptr, name->size) == 0))
+		return;
+	renamed = strndup(name->ptr, name->size);
+	if (!renamed)
+		abort();
+	free(c->renamed);
+	c->argv[0] = c->renamed = renamed;
+}
+
+/* News that nothing more will come of a session: says why. */
+static bool session_over(const msgpack_object *event)
+{
+	static const struct { const char *state, *why; } ends[] = {
+		{ "deleted", "no_session: the session was deleted" },
+		{ "damaged", "session_damaged: its log does not verify; sink info says where" },
+		{ "set_aside", "session_set_aside: the engine ended, or its device failed, again and again while computing it" },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof ends / sizeof ends[0]; i++)
+		if (answer_is(event, "kind", "state") && answer_is(event, "state", ends[i].state)) {
+			fprintf(stderr, "sink: %s\n", ends[i].why);
+			return true;
+		}
+	return false;
+}
+
+/* Follows from the cursor, unless this connection does. */
+static int follow_begin(struct follow *f)
+{
+	struct sink_answer a = { 0 };
+	struct sink_error e = { 0 };
+	struct params p;
+	int rc;
+
+	if (f->n_link == f->c->n_link)
+		return 0;
+	params_init(&p);
+	params_str(&p, "session", f->c->argv[0]);
+	params_uint(&p, "from", f->from);
+	rc = link_patient(f->c, "session.follow", &p, &a, &e);
+	if (rc && e.name[0])
+		say_error(&e, SINK_REFUSED);
+	if (rc == 0)
+		f->n_link = f->c->n_link;
+	sink_answer_free(&a);
+	params_free(&p);
+	return rc;
+}
+
+/* 0: it is one to be seen; SINK_TIMEOUT: not this one. */
+static int follow_take(struct follow *f, const msgpack_object *event)
+{
+	uint64_t seq = answer_uint(event, "seq");
+
+	session_name(f->c, event);
+	if (answer_is(event, "kind", "lagged")) {
+		f->n_link = 0;             /* follow again, from the cursor */
+		return SINK_TIMEOUT;
+	}
+	if (session_over(event))
+		return EXIT_REFUSED;
+	if (seq > 0 && seq < f->from)
+		return SINK_TIMEOUT;
+	if (seq > 0)
+		f->from = seq + 1;
+	return 0;
+}
+
+int follow_next(struct follow *f, struct sink_answer *event)
+{
+	struct sink_error e;
+	int rc;
+
+	while ((rc = follow_begin(f)) == 0) {
+		rc = sink_next(f->c->sink, 0, event, &e);
+		if (rc == SINK_TIMEOUT)
+			return rc;
+		if (rc == SINK_GONE) {
+			rc = link_again(f->c);
+			if (rc)
+				return rc;
+			continue;
+		}
+		if (rc)
+			return say_error(&e, rc);
+		rc = follow_take(f, &event->result);
+		if (rc == 0)
+			return 0;
+		sink_answer_free(event);
+		if (rc != SINK_TIMEOUT)
+			return rc;
+	}
+	return rc;
+}
+
+bool follow_pending(const struct follow *f)
+{
+	return f->n_link != f->c->n_link || sink_pending(f->c->sink);
+}
+
+void follow_wait(const struct follow *f, int64_t end)
+{
+	struct pollfd p[2] = { { .fd = sink_fd(f->c->sink), .events = POLLIN },
+	                       { .fd = signal_fd(), .events = POLLIN } };
+	int64_t left = end ? end - clock_ms() : -1;
+
+	poll(p, 2, end && left < 0 ? 0 : (int)left);
+}
+
+/* ---- an answer ---- */
 
 static int stream_text(struct stream *s, const msgpack_object *event)
 {
@@ -60,109 +179,43 @@ static int stream_event(struct stream *s, const msgpack_object *event)
 	return 0;
 }
 
-bool session_over(const msgpack_object *event)
-{
-	static const struct { const char *state, *why; } ends[] = {
-		{ "deleted", "no_session: the session was deleted" },
-		{ "damaged", "session_damaged: its log does not verify; sink info says where" },
-		{ "set_aside", "session_set_aside: the engine ended, or its device failed, again and again while computing it" },
-	};
-	size_t i;
-
-	for (i = 0; i < sizeof ends / sizeof ends[0]; i++)
-		if (answer_is(event, "kind", "state") && answer_is(event, "state", ends[i].state)) {
-			fprintf(stderr, "sink: %s\n", ends[i].why);
-			return true;
-		}
-	return false;
-}
-
-/* A notification: an entry from the cursor on, or news. */
+/* A notification: an entry, or news, which say nothing of an answer. */
 static int stream_take(struct stream *s, const msgpack_object *event)
 {
-	uint64_t seq = answer_uint(event, "seq");
-
-	if (answer_is(event, "kind", "lagged")) {
-		s->n_link = 0;             /* follow again, from the cursor */
-		return 0;
-	}
-	if (session_over(event))
-		return EXIT_REFUSED;
-	if (seq < s->from || s->ended)
-		return 0;
-	s->from = seq + 1;
-	return stream_event(s, event);
+	return answer_uint(event, "seq") == 0 || s->ended ? 0 : stream_event(s, event);
 }
 
-static int cancel(struct client *c, const char *name)
-{
-	struct sink_answer a;
-	struct sink_error e;
-	struct params p;
-	int rc;
-
-	params_init(&p);
-	params_str(&p, "session", name);
-	rc = link_patient(c, "session.cancel", &p, &a, &e);
-	sink_answer_free(&a);
-	params_free(&p);
-	return rc;
-}
-
-/* Follows from the cursor, unless this connection does. */
-static int stream_follow(struct stream *s)
+int answer_cancel(struct client *c)
 {
 	struct sink_answer a = { 0 };
 	struct sink_error e = { 0 };
 	struct params p;
 	int rc;
 
-	if (s->n_link == s->c->n_link)
-		return 0;
 	params_init(&p);
-	params_str(&p, "session", s->name);
-	params_uint(&p, "from", s->from);
-	rc = link_patient(s->c, "session.follow", &p, &a, &e);
+	params_str(&p, "session", c->argv[0]);
+	rc = link_patient(c, "session.cancel", &p, &a, &e);
 	if (rc && e.name[0])
 		say_error(&e, SINK_REFUSED);
-	s->n_link = s->c->n_link;
 	sink_answer_free(&a);
 	params_free(&p);
 	return rc;
-}
-
-/* Waits for something of the daemon's, for Ctrl-C, or until end (0: for ever). */
-static void stream_wait(const struct stream *s, int64_t end)
-{
-	struct pollfd p[2] = { { .fd = sink_fd(s->c->sink), .events = POLLIN },
-	                       { .fd = signal_fd(), .events = POLLIN } };
-	int64_t left = end ? end - clock_ms() : -1;
-
-	poll(p, 2, end && left < 0 ? 0 : (int)left);
 }
 
 /* What has come, or one wait for it.  A refusal is said; a lost daemon is waited for. */
 static int stream_read(struct stream *s, int64_t end)
 {
 	struct sink_answer event;
-	struct sink_error e;
-	int rc = stream_follow(s);
+	int rc = follow_next(&s->f, &event);
 
-	if (rc)
-		return rc == EXIT_INTERRUPTED ? 0 : rc;        /* seen by the caller */
-	rc = sink_next(s->c->sink, 0, &event, &e);
 	if (rc == 0) {
 		rc = stream_take(s, &event.result);
 		sink_answer_free(&event);
 	} else if (rc == SINK_TIMEOUT) {
-		stream_wait(s, end);
+		follow_wait(&s->f, end);
 		rc = 0;
-	} else if (rc == SINK_GONE) {
-		rc = link_again(s->c);
-		if (rc == EXIT_INTERRUPTED)
-			rc = 0;
-	} else {
-		rc = say_error(&e, rc);
+	} else if (rc == EXIT_INTERRUPTED) {
+		rc = 0;                    /* seen by the caller */
 	}
 	return rc;
 }
@@ -179,19 +232,19 @@ static int stream_cancel(struct stream *s)
 		return EXIT_INTERRUPTED;
 	if (!s->begun) {
 		fprintf(stderr, "sink: it waits behind other requests, and will still be answered; "
-		        "sink cancel %s stops what runs\n", s->name);
+		        "sink cancel %s stops what runs\n", s->c->argv[0]);
 		return EXIT_INTERRUPTED;
 	}
 	if (!s->ended)
-		rc = cancel(s->c, s->name);
+		rc = answer_cancel(s->c);
 	while (rc == 0 && !s->ended && clock_ms() < end && !signal_taken())
 		rc = stream_read(s, end);
 	return EXIT_INTERRUPTED;
 }
 
-int stream_answer(struct client *c, const char *name, uint64_t request, uint64_t from)
+int stream_answer(struct client *c, uint64_t request, uint64_t from)
 {
-	struct stream s = { .c = c, .name = name, .request = request, .from = from };
+	struct stream s = { .c = c, .f = { .c = c, .from = from }, .request = request };
 	int rc = 0;
 
 	signals_take();

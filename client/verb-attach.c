@@ -26,14 +26,12 @@
 
 struct attach {
 	struct client *c;
-	const char *name;
-	uint64_t from, until;      /* cursor; last entry when it began */
-	unsigned n_link;           /* connection that follows */
+	struct follow f;
+	uint64_t until;            /* last entry when it began */
 	struct transcript t;
 	uint64_t own[OWN_MAX];     /* requests, a ring */
 	unsigned n_own, n_open;    /* all, and those that have not ended */
 	bool running;              /* an answer is being made */
-	bool over;                 /* the session is: it was said why */
 	int rc;
 
 	EditLine *el;              /* NULL: not a terminal */
@@ -155,18 +153,10 @@ static void event_show(struct attach *a, const msgpack_object *event)
 
 static void event_take(struct attach *a, const msgpack_object *event)
 {
-	uint64_t seq = answer_uint(event, "seq");
-
-	if (answer_is(event, "kind", "lagged")) {
-		a->n_link = 0;             /* follow again */
-	} else if (answer_is(event, "kind", "state")) {
-		a->over = session_over(event);
-		if (a->el && answer_is(event, "state", "rebuilt"))
-			show(a, REBUILT, sizeof REBUILT - 1);
-	} else if (seq >= a->from) {
-		a->from = seq + 1;
+	if (answer_uint(event, "seq") > 0)
 		event_show(a, event);
-	}
+	else if (a->el && answer_is(event, "kind", "state") && answer_is(event, "state", "rebuilt"))
+		show(a, REBUILT, sizeof REBUILT - 1);
 }
 
 /* ---- the daemon ---- */
@@ -181,62 +171,17 @@ static int call(struct attach *a, const char *method, struct params *p, struct s
 	return rc;
 }
 
-/* Follows from the cursor, unless this connection does. */
-static int follow(struct attach *a)
-{
-	struct sink_answer answer = { 0 };
-	struct params p;
-	int rc = 0;
-
-	while (rc == 0 && a->n_link != a->c->n_link) {
-		params_init(&p);
-		params_str(&p, "session", a->name);
-		params_uint(&p, "from", a->from);
-		rc = call(a, "session.follow", &p, &answer);
-		a->n_link = a->c->n_link;
-		sink_answer_free(&answer);
-		params_free(&p);
-	}
-	return rc;
-}
-
 /* Shows what has arrived; does not wait. */
 static int events_take(struct attach *a)
 {
 	struct sink_answer event;
-	struct sink_error e;
-	int rc = follow(a);
-
-	while (rc == 0 && !a->over) {
-		rc = sink_next(a->c->sink, 0, &event, &e);
-		if (rc == SINK_TIMEOUT)
-			return 0;
-		if (rc == SINK_GONE) {
-			rc = link_again(a->c);
-		} else if (rc) {
-			return say_error(&e, rc);
-		} else {
-			event_take(a, &event.result);
-			sink_answer_free(&event);
-		}
-		if (rc == 0)
-			rc = follow(a);
-	}
-	return rc == 0 && a->over ? EXIT_REFUSED : rc;
-}
-
-static int cancel(struct attach *a)
-{
-	struct sink_answer answer = { 0 };
-	struct params p;
 	int rc;
 
-	params_init(&p);
-	params_str(&p, "session", a->name);
-	rc = call(a, "session.cancel", &p, &answer);
-	sink_answer_free(&answer);
-	params_free(&p);
-	return rc;
+	while ((rc = follow_next(&a->f, &event)) == 0) {
+		event_take(a, &event.result);
+		sink_answer_free(&event);
+	}
+	return rc == SINK_TIMEOUT ? 0 : rc;
 }
 
 static int line_send(struct attach *a, const char *line, size_t n)
@@ -251,7 +196,7 @@ static int line_send(struct attach *a, const char *line, size_t n)
 	if (n == 0)
 		return 0;
 	params_init(&p);
-	params_str(&p, "session", a->name);
+	params_str(&p, "session", a->c->argv[0]);
 	params_text(&p, "text", line, n);
 	request_key(key);
 	params_request_key(&p, key);
@@ -276,11 +221,11 @@ static int recent_begin(struct attach *a)
 	int rc;
 
 	params_init(&p);
-	params_str(&p, "session", a->name);
+	params_str(&p, "session", a->c->argv[0]);
 	rc = call(a, "session.info", &p, &answer);
 	if (rc == 0) {
 		a->until = seq = answer_uint(&answer.result, "seq");
-		a->from = seq > RECENT ? seq - RECENT + 1 : 1;
+		a->f.from = seq > RECENT ? seq - RECENT + 1 : 1;
 		a->running = answer_is(&answer.result, "state", "generating");
 		raw = frame_get(&answer.result, "raw");
 		a->t.raw = raw && raw->type == MSGPACK_OBJECT_BOOLEAN && raw->via.boolean;
@@ -300,14 +245,17 @@ static int recent_read(struct attach *a, uint32_t *n)
 
 	*n = 0;
 	params_init(&p);
-	params_str(&p, "session", a->name);
-	params_uint(&p, "from", a->from);
+	params_str(&p, "session", a->c->argv[0]);
+	params_uint(&p, "from", a->f.from);
 	rc = call(a, "session.read", &p, &answer);
 	events = rc == 0 ? frame_get(&answer.result, "events") : NULL;
 	if (events && events->type == MSGPACK_OBJECT_ARRAY)
 		*n = events->via.array.size;
-	for (i = 0; i < *n; i++)
+	for (i = 0; i < *n; i++) {
+		a->f.from = answer_uint(&events->via.array.ptr[i], "seq") + 1;
+		session_name(a->c, &events->via.array.ptr[i]);
 		event_take(a, &events->via.array.ptr[i]);
+	}
 	sink_answer_free(&answer);
 	params_free(&p);
 	return rc;
@@ -319,7 +267,7 @@ static int recent_show(struct attach *a)
 	uint32_t n = 1;
 	int rc = recent_begin(a);
 
-	while (rc == 0 && n > 0 && a->from <= a->until)
+	while (rc == 0 && n > 0 && a->f.from <= a->until)
 		rc = recent_read(a, &n);
 	return rc;
 }
@@ -357,7 +305,7 @@ static int interrupt_take(struct attach *a)
 	const LineInfoW *line = el_wline(a->el);       /* in characters */
 
 	if (a->running)
-		return cancel(a);
+		return answer_cancel(a->c);
 	el_cursor(a->el, (int)(line->lastchar - line->cursor));
 	el_deletestr(a->el, (int)(line->lastchar - line->buffer));
 	if (a->prompt)
@@ -384,7 +332,7 @@ static int key_read(EditLine *el, wchar_t *out)
 		if (a->rc)
 			return 0;
 		p[2].fd = sink_fd(a->c->sink);
-		if (sink_pending(a->c->sink) || poll(p, 3, -1) <= 0 || !(p[0].revents))
+		if (follow_pending(&a->f) || poll(p, 3, -1) <= 0 || !(p[0].revents))
 			continue;
 		n = read(STDIN_FILENO, &b, 1);
 		if (n == 0 || (n < 0 && errno != EINTR))
@@ -468,14 +416,14 @@ static int pipe_run(struct attach *a)
 
 	while ((rc = events_take(a)) == 0) {
 		if (signal_taken())
-			return a->running ? (cancel(a), EXIT_INTERRUPTED) : EXIT_INTERRUPTED;
+			return a->running ? (answer_cancel(a->c), EXIT_INTERRUPTED) : EXIT_INTERRUPTED;
 		/* A line that is longer than the buffer goes in pieces. */
 		rc = lines_send(a, buf, &n, ended || (n == sizeof buf && !memchr(buf, '\n', n)));
 		if (rc || (ended && n == 0 && a->n_open == 0))
 			break;
 		p[0].fd = ended || n == sizeof buf ? -1 : STDIN_FILENO;
 		p[2].fd = sink_fd(a->c->sink);
-		if (sink_pending(a->c->sink) || poll(p, 3, -1) <= 0 || !p[0].revents)
+		if (follow_pending(&a->f) || poll(p, 3, -1) <= 0 || !p[0].revents)
 			continue;
 		got = read(STDIN_FILENO, buf + n, sizeof buf - n);
 		if (got > 0)
@@ -487,7 +435,7 @@ static int pipe_run(struct attach *a)
 
 int verb_attach(struct client *c)
 {
-	struct attach a = { .c = c, .name = c->argv[0] };
+	struct attach a = { .c = c, .f = { .c = c } };
 	int rc = link_open(c);
 
 	a.held = malloc(HELD_MAX);

@@ -8,8 +8,6 @@
 #include "client/client.h"
 #include "proto/frame.h"
 
-#define WAIT_MS 10000
-
 const struct option options_read[] = {
 	{ "--from", "SEQ", NULL, OPTION_UINT, "first entry" },
 	{ "-f", NULL, NULL, OPTION_FLAG, "follow: go on as text comes" },
@@ -18,8 +16,9 @@ const struct option options_read[] = {
 
 struct reader {
 	struct client *c;
-	uint64_t from, until;      /* cursor; last entry when it began */
-	bool follow, ended;
+	struct follow f;
+	uint64_t until;            /* last entry when it began */
+	bool ended;
 	struct transcript t;
 };
 
@@ -43,6 +42,16 @@ static int reader_open(struct reader *r)
 	return rc;
 }
 
+static void event_print(struct reader *r, const msgpack_object *event)
+{
+	if (r->c->json) {
+		json_print(stdout, event);
+		putchar('\n');
+	} else {
+		transcript_print(&r->t, event, stdout);
+	}
+}
+
 static void events_print(struct reader *r, const msgpack_object *result)
 {
 	const msgpack_object *events = frame_get(result, "events");
@@ -50,33 +59,25 @@ static void events_print(struct reader *r, const msgpack_object *result)
 	uint32_t i, n = events && events->type == MSGPACK_OBJECT_ARRAY ? events->via.array.size : 0;
 
 	for (i = 0; i < n; i++) {
-		if (r->c->json) {
-			json_print(stdout, &events->via.array.ptr[i]);
-			putchar('\n');
-		} else {
-			transcript_print(&r->t, &events->via.array.ptr[i], stdout);
-		}
+		session_name(r->c, &events->via.array.ptr[i]);
+		event_print(r, &events->via.array.ptr[i]);
 	}
-	if (next > r->from)
-		r->from = next;
+	if (next > r->f.from)
+		r->f.from = next;
 	/* While an answer is made there is always something newer. */
-	r->ended = !r->follow && (n == 0 || r->from > r->until);
-	if (r->follow)
-		fflush(stdout);
+	r->ended = n == 0 || r->f.from > r->until;
 }
 
 static int reader_step(struct reader *r)
 {
 	struct sink_answer a = { 0 };
-	struct sink_error e;
+	struct sink_error e = { 0 };
 	struct params p;
 	int rc;
 
 	params_init(&p);
 	params_str(&p, "session", r->c->argv[0]);
-	params_uint(&p, "from", r->from);
-	if (r->follow)
-		params_uint(&p, "wait_ms", WAIT_MS);
+	params_uint(&p, "from", r->f.from);
 	rc = link_patient(r->c, "session.read", &p, &a, &e);
 	if (rc == 0)
 		events_print(r, &a.result);
@@ -87,21 +88,41 @@ static int reader_step(struct reader *r)
 	return rc;
 }
 
+/* What has come, or one wait for it. */
+static int reader_follow(struct reader *r)
+{
+	struct sink_answer event;
+	int rc = follow_next(&r->f, &event);
+
+	if (rc == SINK_TIMEOUT) {
+		if (fflush(stdout) == 0)
+			follow_wait(&r->f, 0);
+		return 0;
+	}
+	if (rc)
+		return rc;
+	if (answer_uint(&event.result, "seq") > 0)     /* not news */
+		event_print(r, &event.result);
+	sink_answer_free(&event);
+	return 0;
+}
+
 int verb_read(struct client *c)
 {
-	struct reader r = { .c = c, .from = 1, .follow = option_given(c, "-f") };
+	struct reader r = { .c = c, .f = { .c = c, .from = 1 } };
+	int (*step)(struct reader *r) = option_given(c, "-f") ? reader_follow : reader_step;
 	const char *from = option_value(c, "--from");
 	char *end;
 	int rc;
 
 	if (from) {
-		r.from = strtoull(from, &end, 10);
+		r.f.from = strtoull(from, &end, 10);
 		if (*from < '0' || *from > '9' || *end)
 			return usage_error("--from wants a number, not %s", from);
 	}
 	rc = reader_open(&r);
 	while (rc == 0 && !r.ended && !ferror(stdout))
-		rc = reader_step(&r);
+		rc = step(&r);
 	if (!c->json && !(r.t.raw && r.t.exact))       /* just the text, to the byte */
 		transcript_end(&r.t, stdout);
 	return rc;

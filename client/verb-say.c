@@ -56,7 +56,7 @@ static int answer_get(struct client *c, const char *method, const struct params 
 	if (rc && e.name[0])
 		say_error(&e, SINK_REFUSED);
 	if (rc == 0)
-		rc = stream_answer(c, c->argv[0], answer_uint(&a.result, "request"),
+		rc = stream_answer(c, answer_uint(&a.result, "request"),
 		                   answer_uint(&a.result, "seq") + 1);
 	sink_answer_free(&a);
 	return rc;

@@ -380,6 +380,52 @@ class Terminal:
         return out
 
 
+def test_renamed():
+    """Events bring the session's new name, and it is used from there on; a cancel that is refused is said."""
+    new = {'session': 'b'}
+    with Peer() as peer:
+        p, c = say_begin(peer)
+        follow_begin(c, 11)
+        tell(c, {**begin(11), **new}, {**text(12, 'one'), **new}, {**new, 'seq': 0, 'kind': 'lagged', 'next': 13})
+        id, params = c.expect('session.follow')
+        equal(params, {'session': 'b', 'from': 13})
+        c.answer(id, {'next': 13})
+        p.send_signal(signal.SIGINT)
+        id, params = c.expect('session.cancel')
+        equal(params, new)
+        c.refuse(id, 'no_session: no session b')
+        equal(peer.finish(p, 130), (b'one\n', 'sink: no_session: no session b\n'))
+
+        p = peer.start('attach', 'a')
+        c = peer.accept()
+        id, _ = c.expect('session.info')
+        c.answer(id, {'session': 'a', 'raw': False, 'seq': 1, 'state': 'idle'})
+        id, _ = c.expect('session.read')
+        c.answer(id, {'events': [text(1, 'hi', role='user', request=1)], 'next': 2, 'durable': 1})
+        id, _ = c.expect('session.follow')
+        c.answer(id, {'next': 2})
+        tell(c, {**text(2, 'of others', request=2), **new})
+        equal(os.read(p.stdout.fileno(), 4), b'user')
+        while b'others' not in os.read(p.stdout.fileno(), 100):
+            pass
+        p.stdin.write(b'hello\n')
+        p.stdin.flush()
+        id, params = c.expect('session.say')
+        equal(params['session'], 'b')
+        c.cut()
+        c = peer.accept()
+        id, params = c.expect('session.say')
+        equal(params['session'], 'b')
+        c.answer(id, {'request': 7, 'seq': 2})
+        id, params = c.expect('session.follow')
+        equal(params, {'session': 'b', 'from': 3})
+        c.answer(id, {'next': 3})
+        tell(c, {**begin(3), **new}, {**end(4), **new})
+        p.stdin.close()
+        p.stdin = None
+        peer.finish(p, 0)
+
+
 def test_attach_terminal():
     """A prompt, live text while a line is typed, Ctrl-C for the answer and for the line, Ctrl-D to leave."""
     with Peer() as peer:

@@ -1,5 +1,8 @@
 """An answer ends by cancel, by a stop string, by its length, or with its client when it was asked to."""
-from harness import Daemon, check, check_equal, endless, text_of, wait_for
+import signal
+import subprocess
+
+from harness import SLOW, Daemon, check, check_equal, endless, text_of, wait_for
 
 
 def ended(d, name):
@@ -55,3 +58,19 @@ with Daemon(model=endless) as d:
     other.close()
     wait_for(lambda: len(ended(d, 'a')) == n + 2, what='an answer whose client has left')
     check(ended(d, 'a')[-1]['reason'] != 'cancelled', 'goes on when its client leaves')
+
+    # Ctrl-C of a client whose session has another name by now, and whose old name another session has.
+    c.call('session.create', session='c', sinks=4, window=28, seed=1)
+    p = d.sink_popen('say', 'c', 'hello', '-n', 500000, stdout=subprocess.PIPE)
+    check(p.stdout.read(10), 'an answer that has begun')
+    c.call('session.rename', session='c', new_name='d')
+    c.call('session.create', session='c', raw=True, sinks=4, window=28, seed=1)
+    c.call('session.generate', session='c', max_tokens=500000)
+    p.stdout.read(5000)                        # of these the last came after the renaming
+    p.send_signal(signal.SIGINT)
+    p.communicate(timeout=30 * SLOW)
+    check_equal(p.returncode, 130, 'exit status')
+    d.idle('d')
+    check_equal(ended(d, 'd')[-1]['reason'], 'cancelled', 'the answer that was to be stopped')
+    check_equal(ended(d, 'c'), [], 'ends of the answer of the session that has the name now')
+    c.call('session.cancel', session='c')

@@ -20,6 +20,10 @@ def follow_all(c, name, first, last, out):
                 return
 
 
+def cut_short(reader):
+    raise Failed(f'sink read -f ended with {reader.wait(10 * SLOW)}')
+
+
 with Daemon() as d:
     w = d.new('a')
 
@@ -147,6 +151,8 @@ with Daemon() as d:
     check_equal(c.notification(timeout=0.3), None, 'after unfollow')
 
     # Renamed: events and waits go on under the new name.
+    reader = d.sink_popen('read', 'a', '-f', stdout=subprocess.PIPE)
+    check(reader.stdout.read(1), 'what a reader sees before the renaming')
     c.call('session.follow', session='a')
     at = w.call('session.info', session='a')['seq'] + 1
     id = c.send('session.read', session='a', wait_ms=20000, **{'from': at})
@@ -161,12 +167,19 @@ with Daemon() as d:
         if e['seq']:
             break
     check_equal(e['session'], 'b', 'name in an event')
+    for word in 'renamed', 'lately':
+        seen = b''
+        while not seen.endswith(word.encode()):
+            seen += reader.stdout.read(1) or cut_short(reader)
+        if word == 'renamed':
+            w.call('session.append', session='b', text='lately', wait=True)
 
     # Deleted: followers hear, waits are refused.
     at = w.call('session.info', session='b')['seq'] + 1
     id = c.send('session.read', session='b', wait_ms=20000, **{'from': at})
     time.sleep(0.2)
     w.call('session.delete', session='b')
+    check_equal(reader.wait(10 * SLOW), 1, 'exit status of a reader whose session is deleted')
     try:
         c.wait(id)
         raise Failed('a wait on a deleted session was answered')
