@@ -66,6 +66,8 @@ struct client {
 	struct sink *sink;         /* NULL: not connected */
 	char path[128];            /* of the daemon that was connected last */
 	unsigned n_link;           /* connections made */
+	bool sent;                 /* something to be answered was, at least once */
+	bool stop;                 /* Ctrl-C came before it was accepted */
 	char *renamed;             /* NULL, or what argv[0] is now */
 };
 
@@ -115,6 +117,10 @@ int link_call(struct client *c, const char *method, const struct params *p, stru
  * not said (EXIT_REFUSED). */
 int link_patient(struct client *c, const char *method, const struct params *p,
                  struct sink_answer *out, struct sink_error *e);
+/* The same, for what the daemon does without us, too: the first Ctrl-C sets c->stop,
+ * for who gets the answer; the second one is EXIT_INTERRUPTED. */
+int link_order(struct client *c, const char *method, const struct params *p,
+               struct sink_answer *out, struct sink_error *e);
 int say_error(const struct sink_error *e, int rc);     /* says it; its exit code */
 bool is_error(const struct sink_error *e, const char *name);
 int64_t clock_ms(void);
@@ -162,6 +168,7 @@ void session_name(struct client *c, const msgpack_object *event);
 /* Prints the answer of `request` of the session, from `from` on, until its turn ends.
  * Ctrl-C cancels it. */
 int stream_answer(struct client *c, uint64_t request, uint64_t from);
+void say_left(const struct client *c);         /* that it goes on without us */
 /* Stops the answer that is being made; a refusal is said. */
 int answer_cancel(struct client *c);
 

@@ -124,31 +124,72 @@ int link_call(struct client *c, const char *method, const struct params *p, stru
 	return rc ? say_error(&e, rc) : 0;
 }
 
-int link_patient(struct client *c, const char *method, const struct params *p,
-                 struct sink_answer *out, struct sink_error *e)
+static int call_plain(struct client *c, struct sink_answer *out, struct sink_error *e)
+{
+	return sink_call(c->sink, out, e);
+}
+
+/* A cancel stops whatever answer a session is at: before ours is accepted, another's. */
+static int call_order(struct client *c, struct sink_answer *out, struct sink_error *e)
+{
+	struct pollfd p[2] = { { .fd = sink_fd(c->sink), .events = POLLIN }, { .fd = signal_fd(), .events = POLLIN } };
+	uint32_t id;
+	int rc;
+
+	if (interrupted())
+		return EXIT_INTERRUPTED;
+	c->sent = true;
+	rc = sink_send(c->sink, &id, e);
+	while (rc == 0 && (rc = sink_wait_ms(c->sink, id, 0, out, e)) == SINK_TIMEOUT) {
+		rc = 0;
+		poll(p, 2, -1);
+		if (!signal_taken())
+			continue;
+		if (c->stop)
+			return EXIT_INTERRUPTED;
+		c->stop = true;
+		fprintf(stderr, "sink: it is stopped when the daemon has accepted it; Ctrl-C again leaves it\n");
+	}
+	return rc;
+}
+
+static int patient(struct client *c, const char *method, const struct params *p, struct sink_answer *out,
+                   struct sink_error *e, int (*call)(struct client *, struct sink_answer *, struct sink_error *))
 {
 	bool said = false;
 	int rc = link_open(c);
 
 	while (rc == 0) {
 		link_begin(c, method, p);
-		rc = sink_call(c->sink, out, e);
+		rc = call(c, out, e);
 		if (rc == SINK_GONE) {
 			rc = link_again(c);
 		} else if (rc == SINK_REFUSED && (is_error(e, "loading") || is_error(e, "stopping"))) {
 			if (!said && is_error(e, "loading"))
 				fprintf(stderr, "sink: the model is loading\n");
 			said = true;
-			rc = interrupted() ? EXIT_INTERRUPTED : 0;
+			rc = interrupted() || c->stop ? EXIT_INTERRUPTED : 0;
 			pause_ms(200);
-		} else if (rc) {
+		} else if (rc && rc != EXIT_INTERRUPTED) {
 			return rc == SINK_REFUSED ? EXIT_REFUSED : say_error(e, rc);
-		} else {
+		} else if (rc == 0) {
 			return 0;
 		}
 	}
 	e->name[0] = 0;
 	return rc;
+}
+
+int link_patient(struct client *c, const char *method, const struct params *p,
+                 struct sink_answer *out, struct sink_error *e)
+{
+	return patient(c, method, p, out, e, call_plain);
+}
+
+int link_order(struct client *c, const char *method, const struct params *p,
+               struct sink_answer *out, struct sink_error *e)
+{
+	return patient(c, method, p, out, e, call_order);
 }
 
 /* ---- Ctrl-C as something to read ---- */

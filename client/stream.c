@@ -220,6 +220,28 @@ static int stream_read(struct stream *s, int64_t end)
 	return rc;
 }
 
+/* Has the session nothing else to do?  Then a cancel stops ours, also one that has not begun. */
+static bool is_alone(struct stream *s)
+{
+	struct sink_answer a = { 0 };
+	struct sink_error e;
+	struct params p;
+	bool alone;
+
+	params_init(&p);
+	params_str(&p, "session", s->c->argv[0]);
+	alone = link_patient(s->c, "session.info", &p, &a, &e) == 0 && answer_uint(&a.result, "queued") == 1;
+	sink_answer_free(&a);
+	params_free(&p);
+	return alone;
+}
+
+void say_left(const struct client *c)
+{
+	fprintf(stderr, "sink: where the daemon has taken it, it will still be answered; sink cancel %s stops it\n",
+	        c->argv[0]);
+}
+
 /* After Ctrl-C: stop the answer where it is ours that runs, print what there is of it. */
 static int stream_cancel(struct stream *s)
 {
@@ -228,9 +250,11 @@ static int stream_cancel(struct stream *s)
 
 	while (rc == 0 && s->c->sink && !s->begun && clock_ms() < begin)
 		rc = stream_read(s, begin);
+	if (!s->c->sink)
+		say_left(s->c);
 	if (!s->c->sink || rc)
 		return EXIT_INTERRUPTED;
-	if (!s->begun) {
+	if (!s->begun && !is_alone(s)) {
 		fprintf(stderr, "sink: it waits behind other requests, and will still be answered; "
 		        "sink cancel %s stops what runs\n", s->c->argv[0]);
 		return EXIT_INTERRUPTED;
@@ -247,9 +271,8 @@ int stream_answer(struct client *c, uint64_t request, uint64_t from)
 	struct stream s = { .c = c, .f = { .c = c, .from = from }, .request = request };
 	int rc = 0;
 
-	signals_take();
 	while (rc == 0 && !s.ended) {
-		if (signal_taken())
+		if (c->stop || signal_taken())
 			rc = stream_cancel(&s);
 		else if (!c->sink)
 			rc = link_again(c);

@@ -47,14 +47,17 @@ static int answer_get(struct client *c, const char *method, const struct params 
 	struct sink_error e = { 0 };
 	int rc;
 
-	rc = link_patient(c, method, p, &a, &e);
+	signals_take();
+	rc = link_order(c, method, p, &a, &e);
 	if (rc && create && is_error(&e, "no_session") && !strchr(c->argv[0], ':')) {
 		rc = session_create(c, c->argv[0], &e);
 		if (rc == 0)
-			rc = link_patient(c, method, p, &a, &e);
+			rc = link_order(c, method, p, &a, &e);
 	}
 	if (rc && e.name[0])
 		say_error(&e, SINK_REFUSED);
+	if (rc == EXIT_INTERRUPTED && c->sent)
+		say_left(c);
 	if (rc == 0)
 		rc = stream_answer(c, answer_uint(&a.result, "request"),
 		                   answer_uint(&a.result, "seq") + 1);

@@ -270,16 +270,60 @@ def test_say_interrupted():
 
 
 def test_say_interrupted_in_queue():
-    """It has not begun: what runs is somebody else's, and is not cancelled."""
+    """It has not begun: what runs is somebody else's, and is not cancelled, unless there is nothing else."""
     with Peer() as peer:
         p, c = say_begin(peer)
         follow_begin(c, 11)
         tell(c, begin(11, request=6))
         time.sleep(0.2)
         p.send_signal(signal.SIGINT)
+        id, _ = c.expect('session.info')
+        c.answer(id, {'session': 'a', 'queued': 2})
         _, err = peer.finish(p, 130)
         assert 'waits behind other requests' in err, err
         equal(c.request(), None)
+        p, c = say_begin(peer)
+        follow_begin(c, 11)
+        p.send_signal(signal.SIGINT)
+        id, _ = c.expect('session.info')
+        c.answer(id, {'session': 'a', 'queued': 1})
+        id, _ = c.expect('session.cancel')
+        c.answer(id, {'cancelled': True})
+        tell(c, begin(11), end(12, 'cancelled'))
+        equal(peer.finish(p, 130), (b'', ''))
+
+
+def test_say_interrupted_before():
+    """Before it has been accepted: it is stopped when it is; Ctrl-C again leaves, and it is said what becomes of it."""
+    for verb in 'say', 'generate':
+        with Peer() as peer:
+            p = peer.start(verb, 'a', *(['hello'] if verb == 'say' else []))
+            c = peer.accept()
+            id, first = c.expect('session.' + verb)
+            p.send_signal(signal.SIGINT)
+            equal(p.stderr.read(21), b'sink: it is stopped w')
+            c.cut()
+            c = peer.accept()
+            id, again = c.expect('session.' + verb)
+            equal(again, first)
+            c.answer(id, {'request': 7, 'seq': 10})
+            follow_begin(c, 11)
+            tell(c, begin(11), text(12, 'one'))
+            id, _ = c.expect('session.cancel')
+            c.answer(id, {'cancelled': True})
+            tell(c, end(13, 'cancelled'))
+            equal(peer.finish(p, 130)[0], b'one\n')
+
+            p = peer.start(verb, 'a', *(['hello'] if verb == 'say' else []))
+            c = peer.accept()
+            c.expect('session.' + verb)
+            for n in range(2):
+                p.send_signal(signal.SIGINT)
+                if n == 0:
+                    equal(p.stderr.read(21), b'sink: it is stopped w')
+            _, err = peer.finish(p, 130)
+            assert 'it will still be answered; sink cancel a stops it' in err, err
+            equal(c.request(), None)
 
 
 def test_interrupted_early():
