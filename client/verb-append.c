@@ -86,15 +86,63 @@ static int piece_send(struct append *a, struct piece *p, struct sink_error *e)
 	return rc;
 }
 
+/* The size of the daemon's queue; 0: not known yet, or (*loading is false) never. */
+static int queue_ask(struct append *a, uint64_t *most, bool *loading)
+{
+	struct sink_answer answer = { 0 };
+	struct sink_error e = { 0 };
+	struct params p;
+	int rc;
+
+	params_init(&p);
+	rc = link_patient(a->c, "server.info", &p, &answer, &e);
+	if (rc == 0) {
+		*most = answer_uint(frame_get(&answer.result, "limits"), "queued_bytes");
+		*loading = answer_is(&answer.result, "state", "loading");
+	} else if (e.name[0]) {
+		say_error(&e, SINK_REFUSED);
+	}
+	sink_answer_free(&answer);
+	params_free(&p);
+	return rc;
+}
+
+/* How much may wait in the daemon's queue; others may have filled half of it.  A piece
+ * that is longer than all of it would be refused for ever. */
+static int fits_ask(struct append *a)
+{
+	uint64_t most = 0;
+	bool loading = false;
+	unsigned i;
+	int rc;
+
+	while ((rc = queue_ask(a, &most, &loading)) == 0 && most == 0 && loading)
+		poll(NULL, 0, AGAIN_MS);
+	if (rc)
+		return rc;
+	if (!a->sent)
+		a->fits = most / 2;
+	a->piece_max = most > 0 && most < PIECE_MAX ? (size_t)most : PIECE_MAX;
+	for (i = 0; i < a->n; i++)
+		if (piece_at(a, i)->n > a->piece_max) {
+			fprintf(stderr, "sink: cap_queued: the daemon came back with a queue of %zu bytes, "
+			        "and a piece of %zu was on its way\n", a->piece_max, piece_at(a, i)->n);
+			return EXIT_REFUSED;
+		}
+	return 0;
+}
+
 /* Everything that is not acknowledged goes again. */
 static int daemon_again(struct append *a)
 {
 	unsigned i;
+	int rc;
 
 	for (i = 0; i < a->n; i++)
 		if (piece_at(a, i)->flight == SENT)
 			piece_at(a, i)->flight = WAITING;
-	return link_again(a->c);
+	rc = link_again(a->c);
+	return rc ? rc : fits_ask(a);
 }
 
 static unsigned pieces_in(struct append *a, enum flight flight)
@@ -219,9 +267,9 @@ static size_t piece_length(const struct append *a)
 	int64_t now = clock_ms();
 	/* What waits to be read is no silence: it was we who had no time, or no room, to look. */
 	bool silent = a->empty && now - a->last_ms >= SILENCE_MS, late = now - a->first_ms >= LATE_MS;
-	size_t n = a->n_in;
+	size_t most = a->n_in < a->piece_max ? a->n_in : a->piece_max, n = most;
 
-	if (n == 0 || a->source == a->n_source)
+	if (n == a->n_in && (n == 0 || a->source == a->n_source))
 		return n;
 	if (n < a->piece_max && !silent && !late)
 		return 0;
@@ -231,7 +279,7 @@ static size_t piece_length(const struct append *a)
 		if (n > 0)
 			return n;
 	}
-	return a->n_in - utf8_open(a->in, a->n_in);
+	return most - utf8_open(a->in, most);
 }
 
 static void input_add(struct append *a, size_t n)
@@ -373,29 +421,6 @@ static int session_check(struct client *c)
 	params_init(&p);
 	params_str(&p, "session", c->argv[0]);
 	rc = link_call(c, "session.info", &p, &answer);
-	sink_answer_free(&answer);
-	params_free(&p);
-	return rc;
-}
-
-/* How much may wait in the daemon's queue; others may have filled half of it. */
-static int fits_ask(struct append *a)
-{
-	struct sink_answer answer = { 0 };
-	struct sink_error e = { 0 };
-	struct params p;
-	int rc;
-
-	params_init(&p);
-	rc = link_patient(a->c, "server.info", &p, &answer, &e);
-	if (rc == 0) {
-		uint64_t most = answer_uint(frame_get(&answer.result, "limits"), "queued_bytes");
-
-		a->fits = most / 2;
-		a->piece_max = most > 0 && most < PIECE_MAX ? (size_t)most : PIECE_MAX;
-	} else if (e.name[0]) {
-		say_error(&e, SINK_REFUSED);
-	}
 	sink_answer_free(&answer);
 	params_free(&p);
 	return rc;

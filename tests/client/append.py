@@ -18,9 +18,13 @@ def text_bytes(x):
 def append_accept(peer, queued_bytes=1 << 26):
     """The client asks how much may wait before it appends."""
     c = peer.accept()
+    limits_answer(c, queued_bytes)
+    return c
+
+
+def limits_answer(c, queued_bytes):
     id, _ = c.expect('server.info')
     c.answer(id, {'limits': {'queued_bytes': queued_bytes}})
-    return c
 
 
 def put(p, data):
@@ -127,7 +131,7 @@ def test_append_again():
         c.cut()
         p.stdin.write(b'line 4\n')
         no_more(p)
-        c, again = peer.accept(), []
+        c, again = append_accept(peer), []
         take_appends(c, again)
         peer.finish(p, 0)
     equal(again[:3], [first[0], first[2], first[3]])
@@ -156,7 +160,7 @@ def test_append_while_away():
             peer.bind()
             peer.listen()
             log = []
-            take_appends(peer.accept(), log)
+            take_appends(append_accept(peer), log)
             peer.finish(p, 0)
         if took < 0.04:            # else it was silent before it was away
             equal([x['text'] for x in log], ['half\n'])
@@ -216,6 +220,31 @@ def test_append_beyond_the_queue():
             c.nothing(0.1)
             c.answer(id, {'request': 1})
         peer.finish(p, 0)
+
+
+def test_append_small_queue():
+    """No piece is longer than the whole queue, also where its size is told only when the model has been loaded, or is
+    another one after a restart; one that was on its way then is refused by name, and not for ever."""
+    data, log = b'0123456789abcde\n' * 2048, []
+    with Peer() as peer:
+        p = peer.start('append', 'a', input=data)
+        c = peer.accept()
+        for _ in range(2):
+            id, _ = c.expect('server.info')
+            c.answer(id, {'state': 'loading', 'limits': {'message_max': 1 << 20}})
+        limits_answer(c, 8192)
+        take_appends(c, log)
+        peer.finish(p, 0)
+        equal(''.join(x['text'] for x in log).encode(), data, 'all of it')
+        equal(max(len(x['text']) for x in log), 8192, 'the longest piece')
+
+        p = peer.start('append', 'a', input=data)
+        c = append_accept(peer)
+        c.expect('session.append')
+        c.cut()
+        append_accept(peer, 8192)
+        _, err = peer.finish(p, 1)
+        assert err.startswith('sink: cap_queued: '), err
 
 
 def test_append_refused():
