@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <histedit.h>
+#include <langinfo.h>
 #include <locale.h>
 #include <poll.h>
 #include <stdio.h>
@@ -351,7 +352,9 @@ static int terminal_run(struct attach *a)
 	const char *line;
 	int n;
 
-	setlocale(LC_CTYPE, "");
+	/* What is typed and shown is UTF-8; a locale that cannot say so would lose it. */
+	if (!setlocale(LC_CTYPE, "") || strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
+		setlocale(LC_CTYPE, "C.UTF-8");
 	a->el = el_init("sink", stdin, stdout, stderr);
 	if (!a->el || !lines)
 		abort();

@@ -393,13 +393,13 @@ def test_attach():
 
 class Terminal:
     """A process with a terminal of its own."""
-    def __init__(self, peer, *args):
+    def __init__(self, peer, *args, locale='C.UTF-8'):
         import fcntl
         import pty
         import termios
         self.fd, slave = pty.openpty()
         self.p = subprocess.Popen([SINK, '-S', peer.path, *args], stdin=slave, stdout=slave, stderr=slave,
-                                  start_new_session=True, env={**os.environ, 'TERM': 'xterm', 'LC_ALL': 'C.UTF-8'},
+                                  start_new_session=True, env={**os.environ, 'TERM': 'xterm', 'LC_ALL': locale},
                                   preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         peer.processes.append(self.p)
         os.close(slave)
@@ -508,6 +508,24 @@ def test_attach_terminal():
         equal(t.p.wait(timeout=SECONDS), 0)
         equal(c.request(), None)
         os.close(t.fd)
+
+
+def test_attach_terminal_locale():
+    """What is typed arrives as it is, in whatever locale."""
+    for locale in 'C', 'POSIX', 'no_such_one':
+        with Peer() as peer:
+            t = Terminal(peer, 'attach', 'a', locale=locale)
+            c = peer.accept()
+            id, _ = c.expect('session.info')
+            c.answer(id, {'session': 'a', 'raw': False, 'seq': 0, 'state': 'idle'})
+            id, params = c.expect('session.follow')
+            c.answer(id, {'next': params['from']})
+            t.until('> ')
+            t.type('hé €😀\r')
+            _, params = c.expect('session.say')
+            equal(params['text'], 'hé €😀', locale)
+            t.p.kill()
+            os.close(t.fd)
 
 
 main(globals())

@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 LIBC = """aio alloca assert ctype dirent dlfcn errno fcntl features fenv float getopt grp inttypes
-    limits locale malloc math poll pwd sched signal stdalign stdarg stdatomic stdbool stddef stdint
+    langinfo limits locale malloc math poll pwd sched signal stdalign stdarg stdatomic stdbool stddef stdint
     stdio stdlib string strings syslog termios time unistd wchar
     sys/eventfd sys/file sys/ioctl sys/mman sys/prctl sys/queue sys/random sys/resource sys/stat sys/statvfs
     sys/syscall sys/time sys/types sys/uio sys/utsname sys/wait linux/futex linux/memfd
