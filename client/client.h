@@ -149,6 +149,7 @@ size_t utf8_open(const char *s, size_t n);
 /* The text of argv[first ..], standard input where `-` stands or where there is none;
  * at most `most` bytes, else too_large is said.  *text is owned by the caller. */
 int text_gather(const struct client *c, int first, size_t most, char **text, size_t *n);
+int text_too_large(size_t most);               /* says so */
 #define TEXT_MOST ((1u << 20) - 4096)          /* that fits into a message */
 
 /* ---- an answer as it comes (stream.c) ---- */

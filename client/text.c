@@ -57,10 +57,10 @@ size_t utf8_open(const char *s, size_t n)
 
 struct gathered { char *data; size_t n, room, most; bool after_input; };
 
-static int gather_refuse(const struct gathered *g)
+int text_too_large(size_t most)
 {
 	fprintf(stderr, "sink: too_large: the text is longer than %zu bytes, which is what a message holds; "
-	        "sink append takes any length\n", g->most);
+	        "sink append takes any length\n", most);
 	return EXIT_REFUSED;
 }
 
@@ -70,7 +70,7 @@ static int gather(struct gathered *g, const char *s, size_t n)
 	char *data;
 
 	if (n > g->most - g->n)
-		return gather_refuse(g);
+		return text_too_large(g->most);
 	while (room < g->n + n)
 		room *= 2;
 	if (room != g->room) {

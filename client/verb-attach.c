@@ -196,6 +196,8 @@ static int line_send(struct attach *a, const char *line, size_t n)
 		n--;
 	if (n == 0)
 		return 0;
+	if (n > TEXT_MOST)
+		return text_too_large(TEXT_MOST);
 	params_init(&p);
 	params_str(&p, "session", a->c->argv[0]);
 	params_text(&p, "text", line, n);
@@ -387,52 +389,70 @@ static int terminal_run(struct attach *a)
 
 /* ---- no terminal ---- */
 
-/* Sends the whole lines of buf, as many as may be open; over: what is left, too. */
-static int lines_send(struct attach *a, char *buf, size_t *n, bool over)
+#define LINE_ROOM (TEXT_MOST + 2)      /* one byte too many, and a line end */
+
+struct lines { char *buf; size_t n; bool ended; };
+
+/* Sends whole lines, as many as may be open, and at the end of the input what is left.
+ * A line that fills the buffer is one that is refused. */
+static int lines_send(struct attach *a, struct lines *l)
 {
 	char *end;
-	size_t len;
+	size_t at = 0, len;
 	int rc = 0;
 
-	while (rc == 0 && *n > 0 && a->n_open < OWN_MAX) {
-		end = memchr(buf, '\n', *n);
-		if (!end && !over)
+	while (rc == 0 && at < l->n && a->n_open < OWN_MAX) {
+		end = memchr(l->buf + at, '\n', l->n - at);
+		if (!end && !l->ended && l->n - at < LINE_ROOM)
 			break;
-		len = end ? (size_t)(end + 1 - buf) : *n;
-		rc = line_send(a, buf, len);
-		*n -= len;
-		memmove(buf, buf + len, *n);
+		len = end ? (size_t)(end + 1 - l->buf) - at : l->n - at;
+		rc = line_send(a, l->buf + at, len);
+		at += len;
 	}
+	l->n -= at;
+	memmove(l->buf, l->buf + at, l->n);
 	return rc;
 }
 
+static void lines_read(struct lines *l)
+{
+	ssize_t got = read(STDIN_FILENO, l->buf + l->n, LINE_ROOM - l->n);
+
+	if (got > 0)
+		l->n += (size_t)got;
+	l->ended = got == 0 || (got < 0 && errno != EINTR);
+}
+
 /* Ends with its input, once all that it said has been answered. */
-static int pipe_run(struct attach *a)
+static int lines_run(struct attach *a, struct lines *l)
 {
 	struct pollfd p[3] = { { .fd = STDIN_FILENO, .events = POLLIN },
 	                       { .fd = signal_fd(), .events = POLLIN }, { .events = POLLIN } };
-	char buf[65536];
-	bool ended = false;
-	size_t n = 0;
-	ssize_t got;
 	int rc;
 
 	while ((rc = events_take(a)) == 0) {
 		if (signal_taken())
 			return a->running ? (answer_cancel(a->c), EXIT_INTERRUPTED) : EXIT_INTERRUPTED;
-		/* A line that is longer than the buffer goes in pieces. */
-		rc = lines_send(a, buf, &n, ended || (n == sizeof buf && !memchr(buf, '\n', n)));
-		if (rc || (ended && n == 0 && a->n_open == 0))
+		rc = lines_send(a, l);
+		if (rc || (l->ended && l->n == 0 && a->n_open == 0))
 			break;
-		p[0].fd = ended || n == sizeof buf ? -1 : STDIN_FILENO;
+		p[0].fd = l->ended || l->n == LINE_ROOM ? -1 : STDIN_FILENO;
 		p[2].fd = sink_fd(a->c->sink);
-		if (follow_pending(&a->f) || poll(p, 3, -1) <= 0 || !p[0].revents)
-			continue;
-		got = read(STDIN_FILENO, buf + n, sizeof buf - n);
-		if (got > 0)
-			n += (size_t)got;
-		ended = got == 0 || (got < 0 && errno != EINTR);
+		if (!follow_pending(&a->f) && poll(p, 3, -1) > 0 && p[0].revents)
+			lines_read(l);
 	}
+	return rc;
+}
+
+static int pipe_run(struct attach *a)
+{
+	struct lines l = { .buf = malloc(LINE_ROOM) };
+	int rc;
+
+	if (!l.buf)
+		abort();
+	rc = lines_run(a, &l);
+	free(l.buf);
 	return rc;
 }
 

@@ -35,3 +35,26 @@ with Daemon('--max-queued-bytes', '16K', model=endless) as d:
                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         check_equal(p.returncode, 0, f'{verb} without a standard input: {p.stderr}')
     check(b'sinkd_swap_bytes gauge' in d.sink('stats', '--prometheus').out, 'what can go down is a gauge')
+
+
+def turns(d, name):
+    """What was said, request by request."""
+    requests = {}
+    for e in d.events(name):
+        if e['kind'] == 'text' and e['role'] == 'raw':
+            requests.setdefault(e['request'], []).append(e['text'])
+    return [''.join(x) for x in requests.values()]
+
+
+# A line is one turn, however long; what no message holds is refused by name, and not cut.
+MOST = (1 << 20) - 4096
+with Daemon(model=endless) as d:
+    d.new('a', max_tokens=1)
+    lines = ['x' + 'é' * 40000, 'short', 'é' * (MOST // 2), 'x' * MOST]
+    d.sink('attach', 'a', input='\r\n'.join(lines).encode(), timeout=120)
+    check_equal([len(x) for x in turns(d, 'a')], [len(x) for x in lines], 'lengths of the turns')
+    check_equal(turns(d, 'a'), lines, 'long lines')
+    for text in 'x' * (MOST + 1), 'x' * (MOST + 1) + '\n', 'x' * (2 * MOST) + '\nshort':
+        err = d.sink('attach', 'a', input=text.encode(), want=1).err
+        check(err.startswith('sink: too_large: '), 'a line that is too long', err)
+    check_equal(len(turns(d, 'a')), len(lines), 'turns after lines that were refused')
