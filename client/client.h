@@ -134,6 +134,7 @@ bool signal_taken(void);                       /* since the last call */
 
 /* MessagePack as JSON; bin as {"bin": "<base64>"}; NaN and infinities as null. */
 void json_print(FILE *f, const msgpack_object *o);
+void json_line(const msgpack_object *o);       /* to standard output */
 uint64_t answer_uint(const msgpack_object *map, const char *key);      /* 0: absent */
 double answer_real(const msgpack_object *map, const char *key);
 bool answer_is(const msgpack_object *map, const char *key, const char *word);

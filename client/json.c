@@ -115,6 +115,12 @@ void json_print(FILE *f, const msgpack_object *o)
 	}
 }
 
+void json_line(const msgpack_object *o)
+{
+	json_print(stdout, o);
+	putchar('\n');
+}
+
 uint64_t answer_uint(const msgpack_object *map, const char *key)
 {
 	const msgpack_object *o = frame_get(map, key);

@@ -164,8 +164,7 @@ static int stream_event(struct stream *s, const msgpack_object *event)
 	if (answer_uint(event, "request") != s->request)
 		return 0;
 	if (s->c->json) {
-		json_print(stdout, event);
-		putchar('\n');
+		json_line(event);
 		fflush(stdout);
 	}
 	if (answer_is(event, "kind", "turn")) {

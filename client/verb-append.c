@@ -223,6 +223,8 @@ static int answer_take(struct append *a, unsigned i)
 	}
 	if (rc)
 		return say_error(&e, rc);
+	if (a->c->json)
+		json_line(&answer.result);
 	sink_answer_free(&answer);
 	piece_accepted(a, i);
 	return 0;

@@ -459,8 +459,11 @@ static int pipe_run(struct attach *a)
 int verb_attach(struct client *c)
 {
 	struct attach a = { .c = c, .f = { .c = c } };
-	int rc = link_open(c);
+	int rc;
 
+	if (c->json)
+		return usage_error("attach has no --json; sink --json read -f follows a session, sink --json say asks");
+	rc = link_open(c);
 	a.held = malloc(HELD_MAX);
 	if (!a.held)
 		abort();

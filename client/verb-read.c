@@ -44,12 +44,10 @@ static int reader_open(struct reader *r)
 
 static void event_print(struct reader *r, const msgpack_object *event)
 {
-	if (r->c->json) {
-		json_print(stdout, event);
-		putchar('\n');
-	} else {
+	if (r->c->json)
+		json_line(event);
+	else
 		transcript_print(&r->t, event, stdout);
-	}
 }
 
 static void events_print(struct reader *r, const msgpack_object *result)

@@ -34,10 +34,8 @@ int verb_score(struct client *c)
 		params_text(&p, "text", text, n);
 		rc = link_call(c, "score", &p, &a);
 	}
-	if (rc == 0) {
-		json_print(stdout, &a.result);
-		putchar('\n');
-	}
+	if (rc == 0)
+		json_line(&a.result);
 	sink_answer_free(&a);
 	params_free(&p);
 	free(text);

@@ -28,12 +28,6 @@ const struct option options_stats[] = {
 	{ NULL, NULL, NULL, OPTION_FLAG, NULL }
 };
 
-static void json_line(const msgpack_object *o)
-{
-	json_print(stdout, o);
-	putchar('\n');
-}
-
 /* A call whose answer is worth printing with --json only. */
 static int call_quiet(struct client *c, const char *method, struct params *p)
 {

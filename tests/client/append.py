@@ -247,6 +247,16 @@ def test_append_small_queue():
         assert err.startswith('sink: cap_queued: '), err
 
 
+def test_append_json():
+    """The answers, one a line."""
+    with Peer() as peer:
+        p = peer.start('--json', 'append', 'a', 'text')
+        c = append_accept(peer)
+        id, _ = c.expect('session.append')
+        c.answer(id, {'request': 1, 'seq': 2})
+        equal(peer.finish(p, 0), (b'{"request": 1, "seq": 2}\n', ''))
+
+
 def test_append_refused():
     with Peer() as peer:
         p = peer.start('append', 'a', 'text')

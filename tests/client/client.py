@@ -44,7 +44,7 @@ def test_usage():
     wrong = (['nonsense'], [], ['new'], ['new', 'a', 'b'], ['new', 'a', '--nonsense'], ['new', 'a', '--sinks'],
              ['new', 'a', '--sinks', 'x'], ['new', 'a', '--sinks', '-1'], ['new', 'a', '--temperature', 'warm'],
              ['set', 'a', 'colour=red'], ['set', 'a', 'seed=x'], ['set', 'a', 'seed'], ['read', 'a', '--from', 'x'],
-             ['help', 'nonsense'], ['--json'])
+             ['help', 'nonsense'], ['--json'], ['--json', 'attach', 'a'])
     with Peer() as peer:
         for args in wrong:
             out, err = peer.finish(peer.start(*args), 2)
