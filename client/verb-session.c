@@ -184,16 +184,19 @@ static void name_cell(char *cell, const msgpack_object *s)
 {
 	const msgpack_object_str *name = answer_str(s, "session");
 	uint64_t uid = answer_uint(s, "owner");
-	const char *user = NULL;
 	struct passwd *pw;
+	int n = 0;
 
 	if (!name)
 		return;
 	if (uid != getuid() && !memchr(name->ptr, ':', name->size)) {
 		pw = getpwuid((uid_t)uid);
-		user = pw ? pw->pw_name : "?";
+		/* The number is a name that the daemon takes, too. */
+		n = pw ? snprintf(cell, CELL / 2, "%s:", pw->pw_name) :
+		         snprintf(cell, CELL / 2, "%llu:", (unsigned long long)uid);
+		n = n < CELL / 2 ? n : CELL / 2 - 1;
 	}
-	snprintf(cell, CELL, "%s%s%.*s", user ? user : "", user ? ":" : "", (int)name->size, name->ptr);
+	snprintf(cell + n, (size_t)(CELL - n), "%.*s", (int)name->size, name->ptr);
 }
 
 static void age_cell(char *cell, uint64_t used)

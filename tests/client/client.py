@@ -149,6 +149,19 @@ def test_too_large():
             assert err.startswith('sink: too_large: '), err
 
 
+def test_ls():
+    """Another's session is called as the daemon takes it: by the owner's name, or the number where nobody has it."""
+    with Peer() as peer:
+        p = peer.start('ls')
+        c = peer.accept()
+        id, _ = c.expect('session.list')
+        row = {'state': 'idle', 'position': 1, 'sinks': 4, 'window': 60, 'queued': 0, 'used': 0}
+        c.answer(id, {'sessions': [{'session': s, 'owner': uid, **row}
+                                   for s, uid in (('mine', os.getuid()), ('b', 4111222333), ('u:c', 4111222333))]})
+        out = peer.finish(p, 0)[0].decode().splitlines()
+        equal([x.split()[0] for x in out], ['NAME', 'mine', '4111222333:b', 'u:c'])
+
+
 # ---- say ----
 
 def say_begin(peer, *more):
