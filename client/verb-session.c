@@ -302,13 +302,15 @@ static void part_print(const msgpack_object *result, const char *key, const char
 static void show_print(const msgpack_object *result)
 {
 	unsigned long long forgotten = answer_uint(result, "forgotten"), seen = answer_uint(result, "position");
+	bool terminal = isatty(STDOUT_FILENO);         /* now: later it would hide why a write failed */
 
 	part_print(result, "head", "head_bytes");
-	if (forgotten && isatty(STDOUT_FILENO))
+	if (forgotten && terminal)
 		printf("\n[... %llu tokens forgotten ...]\n", forgotten);
 	part_print(result, "window", "window_bytes");
-	fflush(stdout);
-	fprintf(stderr, "%ssink: %llu tokens seen, %llu forgotten%s\n", isatty(STDOUT_FILENO) ? "\n" : "", seen,
+	if (fflush(stdout) || ferror(stdout))
+		return;                        /* main says it */
+	fprintf(stderr, "%ssink: %llu tokens seen, %llu forgotten%s\n", terminal ? "\n" : "", seen,
 	        forgotten, forgotten ? " between the head and the window" : "");
 }
 

@@ -1,7 +1,8 @@
 """Every verb of the client does what it says, for people and as JSON."""
 import json
+import subprocess
 
-from harness import Daemon, check, check_equal
+from harness import SLOW, Daemon, check, check_equal
 
 with Daemon() as d:
     check_equal(d.json('ls')['sessions'], [])
@@ -30,6 +31,11 @@ with Daemon() as d:
     check_equal(show['forgotten'], show['position'] - 23, 'forgotten')
     check(b'word word' in d.sink('show', 'a').out, 'show')
     check_equal(d.rpc().call('model.detokenize', tokens=show['window_tokens'])['text'], show['window'], 'show is the tokens')
+
+    with open('/dev/full', 'wb') as full:
+        p = d.sink_popen('show', 'a', stdout=full, stderr=subprocess.PIPE)
+        check_equal((p.communicate(timeout=30 * SLOW)[1], p.returncode),
+                    (b'sink: standard output: No space left on device\n', 1), 'show on a full disk')
 
     d.sink('set', 'a', 'temperature=0', 'max_tokens=5')
     check_equal([d.json('info', 'a')[k] for k in ('temperature', 'max_tokens')], [0, 5])
