@@ -93,6 +93,8 @@ int verb_say(struct client *c)
 	rc = link_open_soon(c);             /* no daemon: said before input is read */
 	if (rc == 0)
 		rc = text_gather(c, 1, TEXT_MOST, &text, &n);
+	if (rc == 0 && n == 0)
+		rc = usage_error("there is nothing to say; sink generate %s goes on without a turn", c->argv[0]);
 	if (rc == 0)
 		rc = request_run(c, "session.say", text, n);
 	free(text);

@@ -141,6 +141,16 @@ def test_text_sources():
     equal(text_of(input='\U0010ffff\0é'.encode()), '\U0010ffff\0é')
 
 
+def test_nothing_to_say():
+    """An empty text, as of a pipe whose other end failed, becomes no turn."""
+    with Peer() as peer:
+        for args in ((), ('',), ('-',)):
+            p = peer.start('say', 'a', *args, input=b'')
+            c = peer.accept()
+            equal(peer.finish(p, 2), (b'', 'sink: usage: there is nothing to say; sink generate a goes on without a turn\n'))
+            equal(c.request(), None)
+
+
 def test_too_large():
     for verb in (['score'], ['say', 'a']):
         with Peer() as peer:

@@ -30,10 +30,10 @@ with Daemon('--max-queued-bytes', '16K', model=endless) as d:
     d.idle('q')
     check_equal(d.transcript('q').decode(), text + 'x' * 20000 + '\n', 'text in pieces that the queue takes')
 
-    for verb in ('append', 'say'):
+    for verb, code in (('append', 0), ('say', 2)):
         p = subprocess.run(['sh', '-c', '"$0" -S "$1" ' + verb + ' q <&-', SINK, d.socket], env=d.env, timeout=30 * SLOW,
                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        check_equal(p.returncode, 0, f'{verb} without a standard input: {p.stderr}')
+        check_equal(p.returncode, code, f'{verb} without a standard input: {p.stderr}')
     check(b'sinkd_swap_bytes gauge' in d.sink('stats', '--prometheus').out, 'what can go down is a gauge')
 
 
