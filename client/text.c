@@ -132,8 +132,9 @@ int text_gather(const struct client *c, int first, size_t most, char **text, siz
 		rc = gather_input(&g);
 	for (i = first; rc == 0 && i < c->argc; i++)
 		rc = gather_argument(&g, c->argv[i]);
+	g.most++;                          /* it ends with a NUL, which does not count */
 	if (rc == 0)
-		rc = gather(&g, "", 1);    /* ends with a NUL, which does not count */
+		rc = gather(&g, "", 1);
 	if (rc) {
 		free(g.data);
 		return rc;

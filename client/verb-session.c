@@ -56,6 +56,8 @@ static int call_session(struct client *c, const char *method)
 
 int verb_new(struct client *c)
 {
+	if (option_given(c, "--pin") && !option_given(c, "--system"))
+		return usage_error("--pin keeps the system prompt, and wants --system TEXT");
 	return call_session(c, "session.create");
 }
 

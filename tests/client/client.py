@@ -1,6 +1,7 @@
 """The client against a scripted peer: each function is one behaviour."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_no_daemon():
 
 def test_usage():
     wrong = (['nonsense'], [], ['new'], ['new', 'a', 'b'], ['new', 'a', '--nonsense'], ['new', 'a', '--sinks'],
-             ['new', 'a', '--sinks', 'x'], ['new', 'a', '--sinks', '-1'], ['new', 'a', '--temperature', 'warm'],
+             ['new', 'a', '--pin'], ['new', 'a', '--sinks', 'x'], ['new', 'a', '--sinks', '-1'], ['new', 'a', '--temperature', 'warm'],
              ['set', 'a', 'colour=red'], ['set', 'a', 'seed=x'], ['set', 'a', 'seed'], ['read', 'a', '--from', 'x'],
              ['help', 'nonsense'], ['--json'], ['--json', 'attach', 'a'])
     with Peer() as peer:
@@ -152,10 +153,14 @@ def test_nothing_to_say():
 
 
 def test_too_large():
+    """As much as the manual says, and not one byte more."""
+    with open(os.path.join(os.environ.get('SRCDIR', '.'), 'client/sink.1'), encoding='utf-8') as f:
+        most = int(re.search(r'At most ([0-9,]+) bytes of text', f.read()).group(1).replace(',', ''))
+    equal(len(request_of('score', input=b'x' * most)[1]['text']), most)
     for verb in (['score'], ['say', 'a']):
         with Peer() as peer:
             p = peer.start(*verb)
-            _, err = peer.finish(p, 1, b'x' * (1 << 20))
+            _, err = peer.finish(p, 1, b'x' * (most + 1))
             assert err.startswith('sink: too_large: '), err
 
 
