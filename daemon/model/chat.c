@@ -400,7 +400,7 @@ int chat_close(const struct chat_format *f, const struct tokenizer *t, struct ch
 	if (!s->open)
 		return 0;
 	if (!ended)
-		return chat_enter(f, t, s, ROLE_RAW, out, NULL);
+		return chat_enter(f, t, s, s->open == ROLE_SYSTEM + 1 && f->system_in_user ? ROLE_USER : ROLE_RAW, out, NULL);
 	/* What follows the end token is tokenized behind it, as in the template. */
 	close = strstr(f->turns[s->open - 1].close, end);
 	s->open = 0;

@@ -72,7 +72,8 @@ int chat_text(const struct chat_format *f, const struct tokenizer *t, struct cha
               const char *text, size_t n, struct ids *out);
 /* Tokens that did not come as text (generated, or appended as ids): keeps s right. */
 void chat_tokens(const struct tokenizer *t, struct chat_state *s, const int32_t *ids, size_t n);
-/* Template tokens that close the open turn; ended: the model has produced the
+/* Template tokens that close the open turn (a system turn that stands inside the user's
+ * leads on into that); ended: the model has produced the
  * end-of-turn token itself (only what follows it is appended). */
 int chat_close(const struct chat_format *f, const struct tokenizer *t, struct chat_state *s,
                bool ended, struct ids *out);

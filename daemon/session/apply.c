@@ -139,6 +139,8 @@ static int slice_text(struct timeline *t, bool *last)
 	if (rc == 0)
 		rc = apply_text(t->engine, t->chat, &t->row.chat, t->n_token == 0, o->progress.offset == 0,
 		                (enum role)o->role, text, n, &ids);
+	if (rc == 0 && n == left && o->given & GIVEN_PIN && t->chat != NULL)
+		rc = chat_close(t->chat, t->engine->tokenizer, &t->row.chat, false, &ids);
 	if (rc != 0) {
 		t->row.chat = before;
 		ids_free(&ids);

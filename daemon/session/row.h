@@ -44,6 +44,8 @@ enum given {
 	GIVEN_SYSTEM = 1 << 16,
 	/* Of a stored order: it is bound to its peer; a new process has no such peer. */
 	GIVEN_UNTIL = 1 << 17,
+	/* Of a stored order: its text is pinned, and so is what closes its turn, which comes with it. */
+	GIVEN_PIN = 1 << 18,
 };
 /* to = from, field by field where given. */
 void settings_merge(struct settings *to, const struct settings *from, unsigned given);

@@ -210,7 +210,7 @@ static uint64_t any_seed(void)
 	return seed >> 11;             /* exact in any client's number */
 }
 
-/* Tokens of BOS, template and system text: what `pin` makes part of the head. */
+/* Tokens of BOS and the whole system turn: what `pin` makes part of the head. */
 static int pin_count(struct engine *e, const struct request *r, const struct chat_format *chat, size_t *n)
 {
 	struct chat_state s = { 0 };
@@ -224,6 +224,8 @@ static int pin_count(struct engine *e, const struct request *r, const struct cha
 		                r->system + at, cut, &ids);
 		at += cut;
 	}
+	if (rc == 0 && chat != NULL)
+		rc = chat_close(chat, e->tokenizer, &s, false, &ids);
 	*n = ids.n;
 	ids_free(&ids);
 	return rc;
@@ -347,6 +349,7 @@ static void created(struct call *c, struct store_job *j)
 	o->kind = ORDER_APPEND;
 	o->role = t->chat != NULL ? ROLE_SYSTEM : ROLE_RAW;
 	o->settings = t->row.settings;
+	o->given = r->pin ? GIVEN_PIN : 0;
 	o->payload = r->system;
 	o->n_payload = r->n_system;
 	r->system = NULL;

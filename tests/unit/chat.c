@@ -132,6 +132,7 @@ struct replay {
 	const struct tokenizer *t;
 	bool pieces;               /* text comes in two pieces, cut at a space */
 	bool ended;                /* the model ends its answers itself */
+	bool closed;               /* a system turn is closed at once */
 	int n;
 };
 
@@ -192,6 +193,8 @@ static void feed_talk(const struct replay *r, const char *messages, bool prompt,
 		feed_text(r, &s, text, out);
 		if (role == ROLE_ASSISTANT)
 			end_own(r, &s, out);
+		if (role == ROLE_SYSTEM && r->closed)
+			assert_int_equal(chat_close(r->f, r->t, &s, false, out), 0);
 		free(text);
 	}
 	if (prompt)
@@ -248,8 +251,8 @@ static void replay_one(char *const *fields, void *ctx)
 
 static void replay_format(const char *format, const struct chat_format *f, const struct tokenizer *t)
 {
-	for (int way = 0; way < 4; way++) {
-		struct replay r = { .format = format, .f = f, .t = t, .pieces = way & 1, .ended = way & 2 };
+	for (int way = 0; way < 8; way++) {
+		struct replay r = { .format = format, .f = f, .t = t, .pieces = way & 1, .ended = way & 2, .closed = way & 4 };
 
 		golden_each("render", replay_one, &r);
 		assert_true(r.n >= 5);

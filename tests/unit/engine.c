@@ -432,26 +432,42 @@ static void full_disk_for_a_while(void **state)
 	full_disk(300);
 }
 
+/* The head is the whole turn; and the tokens are those of a session in which it is not pinned. */
 static void pinned_system(void **state)
 {
-	struct request *r;
+	const char *const turn = "<|im_start|>system\nNever forget this.<|im_end|>\n";
+	const struct value *head, *whole;
+	struct request *r, *q;
 	struct desk d;
+	size_t i;
 
 	(void)state;
 	desk_new(&d);
 	desk_start(&d);
-	r = ask_new(VERB_CREATE, "a");
-	r->pin = true;
-	r->system = strdup("Never forget this.");
-	r->n_system = strlen(r->system);
-	desk_ask(&d, r);
-	assert_true(number(r, "sinks") > 8);
-	request_free(r);
-	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "One two three four five six seven eight nine ten.", 60));
+	for (i = 0; i < 2; i++) {
+		r = ask_new(VERB_CREATE, i == 0 ? "a" : "b");
+		r->given = i == 0 ? 0 : GIVEN_WINDOW | GIVEN_SINKS;
+		r->window = (struct window){ .n_sink = 0, .n_recent = 200 };
+		r->pin = i == 0;
+		r->system = strdup("Never forget this.");
+		r->n_system = strlen(r->system);
+		desk_ask(&d, r);
+		assert_true(i > 0 || number(r, "sinks") > 8);
+		request_free(r);
+		desk_turn_end(&d, desk_order(&d, VERB_SAY, i == 0 ? "a" : "b", "One two three four five six seven eight nine ten.", 60));
+	}
 	r = desk_ask(&d, ask_new(VERB_SHOW, "a"));
-	assert_string_equal(word(r, "head"), "<|im_start|>system\nNever forget this.");
+	q = desk_ask(&d, ask_new(VERB_SHOW, "b"));
+	assert_string_equal(word(r, "head"), turn);
 	assert_true(number(r, "forgotten") > 0);
+	head = value_get(r->result, "head_tokens");
+	whole = value_get(q->result, "window_tokens");
+	assert_int_equal(head->l.n, number(r, "sinks"));
+	for (i = 0; i < head->l.n; i++)
+		assert_int_equal(head->l.items[i]->i, whole->l.items[i]->i);
+	assert_int_equal(whole->l.items[i]->i, whole->l.items[0]->i);          /* <|im_start|>, of the user's */
 	request_free(r);
+	request_free(q);
 	desk_stop(&d);
 	desk_remove(&d);
 }
