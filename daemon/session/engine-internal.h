@@ -238,6 +238,8 @@ int wait_until(int wait, double at);           /* ms (-1: for ever), or less: un
 void answer(struct engine *e, struct request *r);      /* gives r back to serve */
 int answer_refused(struct engine *e, struct request *r, const char *name, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
+/* By what the store has refused, in words of ours where it has none. */
+void answer_failed(struct engine *e, struct request *r, const struct store_job *j, const char *otherwise);
 /* Posts a job; done is called in the engine's thread when it is back. */
 struct call *call_new(struct engine *e, struct timeline *t, struct request *r,
                       void (*done)(struct call *, struct store_job *));

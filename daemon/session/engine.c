@@ -47,6 +47,18 @@ int answer_refused(struct engine *e, struct request *r, const char *name, const 
 	return REFUSED;
 }
 
+void answer_failed(struct engine *e, struct request *r, const struct store_job *j, const char *otherwise)
+{
+	const struct reason *why = &j->why;
+
+	if (why->name[0] == '\0')
+		answer_refused(e, r, "disk", "%s", otherwise);
+	else if (strcmp(why->name, "session_damaged") == 0)    /* the store knows no names */
+		answer_refused(e, r, why->name, "%s: %s", r->name, why->text);
+	else
+		answer_refused(e, r, why->name, "%s", why->text);
+}
+
 void engine_tell(struct engine *e, int state, double progress, const struct reason *why)
 {
 	struct engine_status *s = calloc(1, sizeof *s);

@@ -283,12 +283,12 @@ static void wait_while_it_can(struct timeline *t, struct request *r, uint64_t or
 
 static void not_accepted(struct engine *e, struct request *r, const struct store_job *j)
 {
-	const struct reason why = j->known_only && j->why.name[0] == '\0' ? r->why : j->why;
+	const struct reason why = r->why;
 
-	if (why.name[0] != '\0')
+	if (j->known_only && j->why.name[0] == '\0')
 		answer_refused(e, r, why.name, "%s", why.text);
 	else
-		answer_refused(e, r, "disk", "the request could not be written to disk");
+		answer_failed(e, r, j, "the request could not be written to disk");
 }
 
 static void accepted(struct call *c, struct store_job *j)

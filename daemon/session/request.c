@@ -92,9 +92,9 @@ bool may(const struct request *r, const struct timeline *t, enum access a)
 int timeline_usable(const struct timeline *t, struct reason *why)
 {
 	if (t->bad[0] != '\0')
-		return refuse(why, "session_damaged", "%s", t->bad);
+		return refuse(why, "session_damaged", "%s: %s", t->row.name, t->bad);
 	if (t->changed)
-		return refuse(why, "model_changed", "the session belongs to the model %s", t->row.model);
+		return refuse(why, "model_changed", "%s belongs to the model %s", t->row.name, t->row.model);
 	if (t->oversize)
 		return refuse(why, "window_too_large", "sinks %u + window %u: the device's slots are for %u tokens; see --window",
 		              t->row.window.n_sink, t->row.window.n_recent, t->engine->n_window_max);
@@ -128,7 +128,8 @@ static struct timeline *session_of(struct engine *e, struct request *r, const st
 		return NULL;
 	}
 	if (t->bad[0] != '\0' && !v->damaged) {
-		answer_refused(e, r, "session_damaged", "%s", t->bad);
+		r->rc = timeline_usable(t, &r->why);
+		answer(e, r);
 		return NULL;
 	}
 	r->session = t->row.id;

@@ -87,7 +87,7 @@ void timeline_adopt(struct timeline *t)
 
 	t->changed = t->row.fingerprint != model_info(e->model)->fingerprint;
 	t->oversize = window_check(e, t->row.window, NULL) != 0;
-	t->chat = t->row.raw ? NULL : model_chat(e->model);
+	t->chat = t->row.raw || t->changed ? NULL : model_chat(e->model);
 	t->bound = model_replay(e->model, t->row.window);
 	t->told_start = timeline_window_start(t, t->row.n_token);
 }
@@ -280,10 +280,9 @@ static int create_check(struct engine *e, struct request *r, struct session_row 
 	return rc != 0 ? rc : settings_check(&row->settings, GIVEN_SETTINGS, &r->why);
 }
 
-static void create_failed(struct timeline *t, struct request *r, const struct reason *why)
+static void create_failed(struct timeline *t, struct request *r, const struct store_job *j)
 {
-	answer_refused(t->engine, r, why->name[0] ? why->name : "disk",
-	               "%s", why->name[0] ? why->text : "the session could not be written to disk");
+	answer_failed(t->engine, r, j, "the session could not be written to disk");
 }
 
 static void undone(struct call *c, struct store_job *j)
@@ -318,7 +317,7 @@ static void system_put(struct call *c, struct store_job *j)
 
 	if (j->rc != 0) {
 		timeline_undo(t);      /* nobody has seen it: it goes again */
-		create_failed(t, c->r, &j->why);
+		create_failed(t, c->r, j);
 		return;
 	}
 	t->n_queued = 1;
@@ -334,7 +333,7 @@ static void created(struct call *c, struct store_job *j)
 
 	if (j->rc != 0) {
 		timeline_unlink(t);
-		create_failed(t, r, &j->why);
+		create_failed(t, r, j);
 		return;
 	}
 	t->row.id = j->row.id;
@@ -461,8 +460,7 @@ static void changed_row(struct call *c, struct store_job *j)
 	if (j->rc != 0) {
 		if (c->name[0] != '\0')
 			take_name(t, c->name);
-		answer_refused(c->engine, r, j->why.name[0] ? j->why.name : "disk",
-		               "%s", j->why.name[0] ? j->why.text : "the change could not be written to disk");
+		answer_failed(c->engine, r, j, "the change could not be written to disk");
 		return;
 	}
 	r->result = session_value(t);
@@ -551,8 +549,7 @@ static void deleted(struct call *c, struct store_job *j)
 	if (j->rc != 0) {
 		t->deleting = false;
 		resident_want(t);
-		answer_refused(e, c->r, j->why.name[0] ? j->why.name : "disk",
-		               "%s", j->why.name[0] ? j->why.text : "the session could not be removed from disk");
+		answer_failed(e, c->r, j, "the session could not be removed from disk");
 		return;
 	}
 	p = calloc(1, sizeof *p);

@@ -22,8 +22,7 @@ static void was_read(struct call *c, struct store_job *j)
 		return;
 	}
 	if (j->rc != 0) {
-		answer_refused(c->engine, r, j->why.name[0] ? j->why.name : "disk",
-		               "%s", j->why.name[0] ? j->why.text : "the log could not be read");
+		answer_failed(c->engine, r, j, "the log could not be read");
 		return;
 	}
 	list = value_list();
@@ -141,8 +140,7 @@ static void shown(struct call *c, struct store_job *j)
 		return;
 	}
 	if (j->rc != 0 || j->ids.n != j->limit) {
-		answer_refused(c->engine, r, j->rc != 0 && j->why.name[0] ? j->why.name : "disk",
-		               "the log could not be read");
+		answer_failed(c->engine, r, j, "the log could not be read");
 		return;
 	}
 	if (c->n == 0) {

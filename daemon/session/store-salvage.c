@@ -45,7 +45,7 @@ static void scan_sessions(struct store *s, enum statement which, struct rows *r)
 		if (row_known(r, v.row.id))
 			break;
 		if (v.bad[0] != '\0') {        /* whose is it? root's, until root says */
-			log_warning("%s; it is kept for root", v.bad);
+			log_warning("session %" PRIu64 ": %s; it is kept for root", v.row.id, v.bad);
 			v.row.uid = 0;
 			v.row.share = SHARE_NONE;
 			v.bad[0] = '\0';

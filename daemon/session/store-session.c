@@ -137,12 +137,11 @@ int track_get(struct store *s, uint64_t session, struct track **out, struct reas
 int track_damaged(struct track *t, struct reason *why, const char *fmt, ...)
 {
 	va_list ap;
-	int n = snprintf(t->bad, sizeof t->bad, "session %" PRIu64 ": ", t->id);
 
 	va_start(ap, fmt);
-	vsnprintf(t->bad + n, sizeof t->bad - (size_t)n, fmt, ap);
+	vsnprintf(t->bad, sizeof t->bad, fmt, ap);
 	va_end(ap);
-	log_error("%s", t->bad);
+	log_error("session %" PRIu64 ": %s", t->id, t->bad);
 	return refuse(why, "session_damaged", "%s", t->bad);
 }
 
@@ -328,7 +327,7 @@ void session_read(sqlite3_stmt *q, struct store_session *v)
 	r->share = (uint8_t)column_u64(q, &i);
 	settings_read(q, &i, &r->settings);
 	if (column_u64(q, &i) != session_sum(r))
-		snprintf(v->bad, sizeof v->bad, "session %" PRIu64 ": its row does not verify", r->id);
+		snprintf(v->bad, sizeof v->bad, "its row does not verify");
 	column_chat(q, &i, &r->chat);
 	r->n_kill = (uint32_t)column_u64(q, &i);
 	r->n_seq = column_u64(q, &i);
@@ -519,7 +518,7 @@ static void row_damaged(struct store *s, const struct store_session *v)
 	struct track *t = track_make(s, v->row.id);
 
 	snprintf(t->bad, sizeof t->bad, "%s", v->bad);
-	log_error("%s", v->bad);
+	log_error("session %" PRIu64 ": %s", v->row.id, v->bad);
 }
 
 int store_each(struct store *s, int (*each)(void *ctx, const struct store_session *), void *ctx)

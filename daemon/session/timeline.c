@@ -179,10 +179,13 @@ static void keep_failed(struct timeline *t, struct call *c, struct store_job *j)
 
 static void set_bad(struct timeline *t, const char *text)
 {
+	struct reason why;
+
 	if (t->bad[0] == '\0')
 		timeline_news(t, EVENT_STATE, "damaged", 1);
 	snprintf(t->bad, sizeof t->bad, "%.*s", (int)sizeof t->bad - 1, text);
-	waiters_refuse(t, "session_damaged", t->bad);
+	timeline_usable(t, &why);
+	waiters_refuse(t, why.name, why.text);
 }
 
 void timeline_damaged(struct timeline *t, const char *text)

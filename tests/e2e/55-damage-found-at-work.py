@@ -16,6 +16,7 @@ def refused(c, name, ids):
             check(False, f'not refused as {name}')
         except mprpc.RpcError as e:
             check_equal(e.name, name, 'refused')
+            check(name != 'session_damaged' or e.message.startswith('a: '), 'whose log it is', e.message)
 
 
 with Daemon('--slots', 1, model=endless) as d:

@@ -527,7 +527,11 @@ static void another_model(void **state)
 	desk_start(&d);
 	r = desk_ask(&d, ask_new(VERB_INFO, "a"));
 	assert_string_equal(word(r, "state"), "model_changed");
-	assert_non_null(strstr(word(r, "why"), "Tiny llama"));
+	assert_string_equal(word(r, "why"), "a belongs to the model Tiny llama");
+	request_free(r);
+	r = desk_ask(&d, ask_new(VERB_INFO, "c"));
+	assert_int_equal(value_get(r->result, "raw")->b, false);
+	assert_int_equal(value_get(r->result, "chat")->kind, VALUE_NIL);
 	request_free(r);
 	refused(&d, ask_new(VERB_GENERATE, "a"), "model_changed");
 	refused(&d, ask_new(VERB_SHOW, "a"), "model_changed");
