@@ -309,6 +309,7 @@ void verb_delete(struct engine *e, struct request *r, struct timeline *t);
 
 /* ---- order.c: accepting work, waiting for it, ending it ---- */
 void verb_order(struct engine *e, struct request *r, struct timeline *t);      /* append, generate, say */
+int caps_check(const struct engine *e, uid_t uid, size_t n, struct reason *why);       /* may so many more bytes wait? */
 void verb_cancel(struct engine *e, struct request *r, struct timeline *t);
 void verb_peer_gone(struct engine *e, struct request *r, struct timeline *t);
 void order_ask(struct timeline *t);            /* the next one, from the store */

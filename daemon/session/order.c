@@ -372,7 +372,7 @@ static int role_check(const struct timeline *t, enum role role, struct reason *w
 	return rc;
 }
 
-static int caps_check(struct engine *e, const struct timeline *t, size_t n, struct reason *why)
+int caps_check(const struct engine *e, uid_t uid, size_t n, struct reason *why)
 {
 	uint64_t queued = n, stored = n;
 	const struct timeline *other;
@@ -380,7 +380,7 @@ static int caps_check(struct engine *e, const struct timeline *t, size_t n, stru
 
 	for (i = 0; i < HASH_SIZE; i++)
 		for (other = e->hash[i]; other != NULL; other = other->hash_next)
-			if (other->row.uid == t->row.uid) {
+			if (other->row.uid == uid) {
 				queued += other->n_queued_bytes;
 				stored += timeline_stored(other);
 			}
@@ -445,7 +445,7 @@ void verb_order(struct engine *e, struct request *r, struct timeline *t)
 		abort();
 	r->rc = order_make(e, r, t, o, &r->why);
 	if (r->rc == 0)
-		over = caps_check(e, t, o->n_payload, &r->why) != 0;
+		over = caps_check(e, t->row.uid, o->n_payload, &r->why) != 0;
 	if (over && o->n_key == 0)
 		r->rc = REFUSED;
 	if (r->rc != 0) {

@@ -252,6 +252,8 @@ static int create_check(struct engine *e, struct request *r, struct session_row 
 		              e->p.caps.sessions);
 	if (r->given & GIVEN_SHARE && r->share >= N_SHARE)
 		return refuse(&r->why, "bad_param", "share: none, group-read or group-write");
+	if (r->n_system > 0 && (rc = caps_check(e, r->owner, r->n_system, &r->why)) != 0)
+		return rc;
 	if (r->n_system > 0 && chat != NULL) {
 		struct chat_state s = { 0 };
 		struct ids ids = { 0 };
@@ -463,6 +465,8 @@ static void changed_row(struct call *c, struct store_job *j)
 		answer_failed(c->engine, r, j, "the change could not be written to disk");
 		return;
 	}
+	if (c->name[0] != '\0')
+		timeline_news(t, EVENT_STATE, "renamed", 1);
 	r->result = session_value(t);
 	answer(c->engine, r);
 	resident_want(t);

@@ -74,3 +74,9 @@ for cap, text in (('queued', 'x' * 40000), ('stored', 'y' * 60000)):
         c.call('session.cancel', session='a')
         d.idle('a')
         check_equal(sum(e['kind'] == 'applied' for e in d.events('a')), len(first), 'added')
+        for name, n in (('big', 70000), ('small', 200)):
+            try:
+                c.call('session.create', session=name, raw=True, system='z' * n)
+                check(name == 'small' and cap == 'queued', 'made', cap, name)
+            except RpcError as e:
+                check_equal(e.name, f'cap_{cap}', f'a system prompt of {n} bytes')

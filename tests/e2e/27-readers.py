@@ -160,6 +160,8 @@ with Daemon() as d:
     time.sleep(0.2)
     w.call('session.rename', session='a', new_name='b')
     check_equal(c.wait(short)['events'], [], 'a wait that ends after a rename')
+    news = c.notification(timeout=10 * SLOW)[1]
+    check_equal((news['seq'], news.get('state'), news['session']), (0, 'renamed', 'b'), 'news of the renaming')
     w.call('session.append', session='b', text='renamed', wait=True)
     check_equal(c.wait(id)['events'][0]['session'], 'b', 'name in a waiting read')
     while True:
