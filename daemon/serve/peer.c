@@ -301,8 +301,10 @@ static void on_readable(evutil_socket_t fd, short what, void *ctx)
 	}
 	if (may_take(p) && !p->eof && !unscanned(p)) {
 		n = evbuffer_read(p->in, fd, READ_BYTES);
-		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+		if (n == 0)
 			input_end(p);
+		else if (n < 0 && errno != EAGAIN && errno != EINTR)
+			peer_end(p);   /* what it sent is lost */
 	}
 	if (!p->ended)
 		work(p);

@@ -56,7 +56,7 @@ with Daemon() as d:
     check_equal(c.wait(stop)['cancelled'], True)
     c.wait(begun)
     d.idle('a')
-    check_equal([e['tokens'] for e in d.events('a')][-1], 0, 'tokens of the last entry')
+    check_equal(d.events('a')[-1].get('tokens', 0), 0, 'tokens of the last entry')
     d.restart()
     c = d.rpc()
     c.call('session.append', session='a', text='x', wait=True)

@@ -40,6 +40,10 @@ SLOW = {'no': 1, '': 1}.get(SANITIZE, 6)
 SANITIZER_REPORT = re.compile(r'ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|Assertion .* failed')
 
 
+# Shells let what they start in the background ignore it, and so would all that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Failed(Exception):
     """A check did not hold."""
 
