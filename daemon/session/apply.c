@@ -201,10 +201,6 @@ bool apply_turn(struct timeline *t)
 		return false;
 	}
 	p = &t->cur->progress;
-	if (t->ending.due) {
-		generate_end_again(t);
-		return true;
-	}
 	if (t->cancel && t->cur->kind != ORDER_APPEND) {
 		generate_end(t, TURN_CANCELLED);
 		return true;
@@ -215,8 +211,7 @@ bool apply_turn(struct timeline *t)
 		p->answer = t->n_token;
 		p->seq = t->row.n_seq;
 	}
-	/* All of a say's text may be there, and its answer not begun: there was no memory for that. */
-	if (t->cur->kind != ORDER_GENERATE && (p->offset == 0 || p->offset < size_of(t->cur))) {
+	if (t->cur->kind != ORDER_GENERATE) {
 		slice(t);
 		return true;
 	}

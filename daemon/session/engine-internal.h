@@ -112,7 +112,6 @@ struct timeline {
 	bool cancel;               /* the current generation is to end */
 	bool fresh;                /* cur has no entry in the log yet */
 	struct held held;
-	struct { bool due; enum turn_reason reason; int32_t last; } ending;    /* there was no memory for it */
 	struct waiter *waiters;
 	struct bond *bonds;
 
@@ -335,7 +334,6 @@ void generate_begin(struct timeline *t);
 int32_t generate_pick(const struct timeline *t, const struct candidates *top, float *logits);
 void generate_take(struct timeline *t, int32_t id);    /* the answer goes on with it, or ends */
 void generate_end(struct timeline *t, enum turn_reason reason);
-void generate_end_again(struct timeline *t);           /* ending.due */
 bool generating(const struct timeline *t);
 void held_clear(struct held *h);
 void held_free(struct held *h);

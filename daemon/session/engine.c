@@ -334,7 +334,7 @@ static void run(struct engine *e)
 	int wait;
 
 	for (;;) {
-		wait = recover_wait(e, unload_wait(e, e->retry ? wait_until(-1, e->retry_at) : -1));
+		wait = recover_wait(e, unload_wait(e, e->retry && e->phase != PHASE_STOPPING ? wait_until(-1, e->retry_at) : -1));
 		l = did ? mailbox_take(e->mail) : mailbox_wait(e->mail, wait);
 		open_mail(e, l);
 		tell_read_only(e);

@@ -17,11 +17,9 @@
 #include "daemon/base/utf8.h"
 #include "daemon/session/engine-internal.h"
 
-static const struct reason no_memory = { .name = "memory" };
-
 bool generating(const struct timeline *t)
 {
-	return t->cur != NULL && !t->ending.due && t->cur->kind != ORDER_APPEND && t->cur->progress.stage == 1;
+	return t->cur != NULL && t->cur->kind != ORDER_APPEND && t->cur->progress.stage == 1;
 }
 
 /* ---- text held back ---- */
@@ -135,19 +133,14 @@ void generate_begin(struct timeline *t)
 {
 	const struct tokenizer *tk = t->engine->tokenizer;
 	struct order_progress *p = &t->cur->progress;
-	struct chat_state before = t->row.chat;
 	struct event *ev;
 	struct ids ids = { 0 };
 
 	/* There is nothing to go on from in an empty timeline: BOS, wanted or not. */
 	if (t->n_token == 0)
 		apply_start(t->engine, t->chat == NULL || tokenizer_add_bos(tk), &t->row.chat, &ids);
-	if (t->chat != NULL && chat_enter(t->chat, tk, &t->row.chat, ROLE_ASSISTANT, &ids, NULL) == -ENOMEM) {
-		t->row.chat = before;
-		ids_free(&ids);
-		timeline_stall(t, &no_memory); /* an answer to another prompt would be none */
-		return;
-	}
+	if (t->chat != NULL && chat_enter(t->chat, tk, &t->row.chat, ROLE_ASSISTANT, &ids, NULL) == -ENOMEM)
+		abort();               /* an answer to another prompt would be none */
 	timeline_push(t, ids.data, ids.n);
 	p->stage = 1;
 	p->offset = t->n_token - p->answer;
@@ -158,8 +151,8 @@ void generate_begin(struct timeline *t)
 		generate_end(t, TURN_ERROR);
 }
 
-/* Ids that end the turn; last: what the model ended it with, -1: nothing.  0 or -ENOMEM. */
-static int closing(struct timeline *t, int32_t last, struct ids *ids)
+/* Ids that end the turn; last: what the model ended it with, -1: nothing. */
+static void closing(struct timeline *t, int32_t last, struct ids *ids)
 {
 	const struct tokenizer *tk = t->engine->tokenizer;
 	bool own = last >= 0;
@@ -169,7 +162,7 @@ static int closing(struct timeline *t, int32_t last, struct ids *ids)
 			ids_push(ids, last);
 			chat_tokens(tk, &t->row.chat, &last, 1);
 		}
-		return 0;
+		return;
 	}
 	/* Another end token than the format's (<|endoftext|> for <|im_end|>) is
 	 * replaced: the next turn must find the one that the model was trained on. */
@@ -177,26 +170,19 @@ static int closing(struct timeline *t, int32_t last, struct ids *ids)
 		own = false;
 	if (own)
 		ids_push(ids, last);
-	return chat_close(t->chat, tk, &t->row.chat, own, ids);
+	if (chat_close(t->chat, tk, &t->row.chat, own, ids) == -ENOMEM)
+		abort();               /* without its end the next turn would not be what it is */
 }
 
 static void end(struct timeline *t, enum turn_reason reason, int32_t last)
 {
 	struct order_progress *p = &t->cur->progress;
 	uint64_t n_prompt = p->stage == 1 ? p->offset : 0;
-	struct chat_state before = t->row.chat;
 	struct ids ids = { 0 };
 	struct event *ev;
 
-	t->ending.due = p->stage == 1 && closing(t, last, &ids) == -ENOMEM;
-	if (t->ending.due) {           /* without its end the next turn would not be what it is */
-		t->ending.reason = reason;
-		t->ending.last = last;
-		t->row.chat = before;
-		ids_free(&ids);
-		timeline_stall(t, &no_memory);
-		return;
-	}
+	if (p->stage == 1)
+		closing(t, last, &ids);
 	timeline_push(t, ids.data, ids.n);
 	ev = timeline_log(t, EVENT_TURN, ROLE_ASSISTANT, &ids, NULL, 0);
 	ev->reason = (uint8_t)reason;
@@ -207,12 +193,6 @@ static void end(struct timeline *t, enum turn_reason reason, int32_t last)
 	p->answer = t->n_token;
 	timeline_flush(t, waiters_any(t, t->cur->id));
 	order_done(t);
-}
-
-/* What end() could not do. */
-void generate_end_again(struct timeline *t)
-{
-	end(t, t->ending.reason, t->ending.last);
 }
 
 /* Between steps, whatever it is at. */

@@ -225,7 +225,6 @@ static void asked(struct call *c, struct store_job *j)
 	j->order = NULL;
 	t->fresh = t->cur->progress.stage == 0 && t->cur->progress.offset == 0;
 	held_clear(&t->held);
-	t->ending.due = false;
 	b = *bond_of(t, t->cur->id);
 	t->cancel = b != NULL ? b->gone : (t->cur->given & GIVEN_UNTIL) != 0;
 	if (t->cur->kind != ORDER_APPEND && waiters_cancel(t, t->cur->id))

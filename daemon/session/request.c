@@ -118,7 +118,7 @@ static struct timeline *session_of(struct engine *e, struct request *r, const st
 	/* One who reads on means the session that he began with. */
 	if (r->session != 0 && (t == NULL || t->row.id != r->session))
 		t = timeline_by_id(e, r->session);
-	if (t == NULL || t->deleting || !may(r, t, ACCESS_READ)) {
+	if (t == NULL || t->creating || t->deleting || !may(r, t, ACCESS_READ)) {
 		answer_refused(e, r, "no_session", "no session %s", r->name);
 		return NULL;
 	}
@@ -179,7 +179,7 @@ static bool in_the_making(struct engine *e, const struct request *r, const char 
 {
 	const struct timeline *t = timeline_find(e, r->owner, name);
 
-	return t != NULL && (t->creating || t->deleting) && may(r, t, ACCESS_READ);
+	return t != NULL && ((t->creating && !t->undoing) || t->deleting) && may(r, t, ACCESS_READ);
 }
 
 static bool names(const struct request *r, uid_t owner, const char *name)

@@ -244,11 +244,6 @@ static void got_checkpoint(struct call *c, struct store_job *j)
 		return;
 	if (j->rc != 0 && j->rc != STORE_NONE)
 		wrong = j->why.name[0] != '\0' ? j->why.text : "it cannot be read";
-	if (j->rc != 0 && strcmp(j->why.name, "memory") == 0) {
-		timeline_stall(t, &j->why);    /* the file is as good as it was */
-		resident_leave(t, false);
-		return;
-	}
 	if (j->rc == 0)
 		wrong = unusable(t, j->checkpoint);
 	if (j->rc == 0 && wrong == NULL &&
@@ -260,7 +255,8 @@ static void got_checkpoint(struct call *c, struct store_job *j)
 		log_warning("session %llu: bad_checkpoint: %s; it is built again from its log",
 		            (unsigned long long)t->row.id, wrong);
 		e->stats.checkpoints_refused++;
-		call_post(call_new(e, t, NULL, NULL), store_job_new(STORE_CHECKPOINT_DROP, t->row.id));
+		if (strcmp(j->why.name, "memory") != 0)        /* else the file is as good as it was */
+			call_post(call_new(e, t, NULL, NULL), store_job_new(STORE_CHECKPOINT_DROP, t->row.id));
 	}
 	if (j->rc == 0 && wrong == NULL) {
 		t->n_computed = j->checkpoint->n_computed;
@@ -466,7 +462,6 @@ void resident_leave(struct timeline *t, bool keep)
 	t->state = TIMELINE_ASLEEP;
 	t->n_token = t->row.n_token;
 	held_clear(&t->held);
-	t->ending.due = false;
 	order_free(t->cur);
 	t->cur = NULL;
 	resident_want(t);

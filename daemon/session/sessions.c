@@ -242,7 +242,9 @@ static int create_check(struct engine *e, struct request *r, struct session_row 
 		return refuse(&r->why, "not_allowed", "sessions are made under one's own name");
 	if (!name_check(r->name))
 		return refuse(&r->why, "bad_name", "a name is [A-Za-z0-9][A-Za-z0-9._-]{0,63}");
-	if (timeline_find(e, r->owner, r->name) != NULL)
+	if ((t = timeline_find(e, r->owner, r->name)) != NULL && t->undoing)
+		return refuse(&r->why, "disk", "what was to be %s is not off the disk yet", r->name);
+	if (t != NULL)
 		return refuse(&r->why, "session_exists", "there is a session %s", r->name);
 	for (i = 0; i < HASH_SIZE; i++)
 		for (t = e->hash[i]; t != NULL; t = t->hash_next)
@@ -385,6 +387,7 @@ void verb_create(struct engine *e, struct request *r, struct timeline *none)
 	}
 	t = timeline_new(e, &row);
 	t->creating = true;
+	t->n_queued_bytes = r->n_system;
 	j = store_job_new(STORE_SESSION_PUT, 0);
 	j->durable = true;
 	j->row = row;

@@ -99,6 +99,7 @@ struct store {
 
 	sqlite3 *db;
 	sqlite3_stmt *statements[N_STATEMENT];
+	bool opened;               /* and checked as far as it had to be */
 	bool in_transaction;
 	bool failed;               /* a statement failed: the transaction has to go */
 	bool truncate_wal;         /* something was deleted: no text stays in the WAL */

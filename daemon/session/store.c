@@ -370,7 +370,7 @@ static void store_free(struct store *s)
 {
 	if (s == NULL)
 		return;
-	if (db_close(s) && !atomic_load(&s->read_only))
+	if (db_close(s) && s->opened && !atomic_load(&s->read_only))
 		dir_closed(s);
 	redo_free(s);
 	tracks_free(s);
@@ -411,6 +411,7 @@ int store_open(struct store **out, const struct store_params *p, struct reason *
 		dir_remember(s);
 		checkpoint_sweep(s->disk, s->fd_checkpoint, session_known, s);
 	}
+	s->opened = true;
 	*out = s;
 	return 0;
 }

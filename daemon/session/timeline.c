@@ -247,11 +247,16 @@ void timeline_retry(struct timeline *t)
 {
 	struct store_job *j, *next;
 
-	if (store_read_only(t->engine->p.store, NULL))
-		return;
 	if (t->undoing) {
 		t->stalled = false;
 		timeline_undo(t);
+		return;
+	}
+	if (store_read_only(t->engine->p.store, NULL))
+		return;
+	if (t->n_job > 0) {            /* what is under way goes before it, and may fail for it */
+		t->engine->retry = true;
+		t->engine->retry_at = clock_seconds() + RETRY_MEMORY_MS / 1000.0;
 		return;
 	}
 	for (j = t->failed; j != NULL; j = next) {

@@ -7,6 +7,7 @@ the session must be there again as it was.  The other session, to which the same
 import mmap
 import os
 import resource
+import shutil
 import signal
 import struct
 import sys
@@ -84,8 +85,9 @@ class Try:
         _, n_failed, size = self.memory.disarm()
         where = self.memory.callers()
         check_equal((status, n_failed), (-signal.SIGABRT, 1), f'the end of the daemon, {size} bytes for {where}')
-        check(where[0][0] in ('sinkd', 'libc.so.6') and size < OURS, 'ended for', size, where)
-        check(where not in self.ends, 'ended again for', where)
+        marks = 'pcre2' in where[0][0]         # of a turn, cut into tokens: it reserves 16 MiB to go back in
+        check(marks or (where[0][0] in ('sinkd', 'libc.so.6') and size < OURS), 'ended for', size, where)
+        check(marks or where not in self.ends, 'ended again for', where)
         self.ends.append(where)
         if where[0][0] == 'sinkd':
             self.memory.known.append(int(where[0][1], 16))
@@ -244,7 +246,7 @@ def starting(t):
         d.start()
         n_all = t.memory.disarm()[0]
         for i in range(tries):
-            d.stop()
+            d.kill() if i % 2 else d.stop()
             before = len(d.log_text())
             t.memory.arm(n_all * i // tries, least)
             try:
@@ -260,13 +262,37 @@ def starting(t):
                     # The second is libc's word for a thread that there is no memory for.
                     check(status > 0 and ('memory' in said or 'Resource temporarily unavailable' in said),
                           'how a start failed', status, said, where)
-                d.process = None
+                d.process, before = None, len(d.log_text())
                 d.start()
+                # Where the engine came to its turn all has been checked.
+                check(i % 2 == 0 or 'engine' in said or 'all of it is checked' in d.log_text()[before:],
+                      'a database that was not closed, after', said)
             t.n_failed += t.memory.disarm()[1]
             t.c = t.connect()
             t.second_chance()
             check_equal(transcript(t.c, 'a', 1), right, f'after a start, {t.memory.callers()}')
         print(f'a start: {n_all} allocations', flush=True)
+
+
+def first_start(d, memory, tries=40):
+    """What a first start that failed has left behind is not taken for a database that was lost."""
+    for i in range(tries + 1):
+        shutil.rmtree(d.state, ignore_errors=True)
+        memory.arm(1 << 40 if i == 0 else n_all * (i - 1) // tries)
+        try:
+            d.start()
+        except Failed:
+            check(d.process.poll() is not None, 'a first start that never ends')
+            d.process = None
+        n_all = memory.disarm()[0] if i == 0 else n_all
+        memory.disarm()
+        if not d.process:
+            d.start()
+        c = mprpc.Client(d.socket, timeout=PATIENCE)
+        c.call('session.create', session='a')
+        c.close()
+        d.stop()
+    print(f'a first start: {n_all} allocations', flush=True)
 
 
 with Daemon('--slots', 2, '--backend', 'cpu', start=False) as d:
@@ -285,4 +311,6 @@ with Daemon('--slots', 2, '--backend', 'cpu', start=False) as d:
     check(t.n_failed > 500, 'failures', t.n_failed)
     for words in ('malloc():', 'free():', 'double free', 'corrupted', 'Assertion'):
         check(words not in d.log_text(), 'in the log:', words)
+    d.stop()
+    first_start(d, memory)
     print(f'{t.n_failed} failures; {len(t.ends)} places end the daemon', file=sys.stderr)
