@@ -10,6 +10,7 @@ a connection cut between a request and its answer, a full queue, nonsense.
         peer.finish(p, 0)
 """
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,10 @@ import msgpack
 
 SINK = os.path.abspath(os.environ.get('SINK', './sink'))
 SECONDS = 20 if os.environ.get('SANITIZE', 'no') == 'no' else 60
+
+
+# Shells let what they start in the background ignore it, and so would the client.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Connection:
