@@ -21,6 +21,7 @@ enum { EXIT_REFUSED = 1, EXIT_USAGE = 2, EXIT_NO_DAEMON = 3, EXIT_INTERRUPTED = 
 
 #define PATIENCE_MS 60000      /* how long a daemon that went away is waited for */
 #define SOON_MS 5000           /* and one that has not been there yet */
+#define CANCEL_MS 5000         /* how long a cancel, and a cancelled answer's end, are waited for */
 
 /* ---- options ---- */
 
@@ -66,8 +67,9 @@ struct client {
 	struct sink *sink;         /* NULL: not connected */
 	char path[128];            /* of the daemon that was connected last */
 	unsigned n_link;           /* connections made */
-	bool sent;                 /* something to be answered was, at least once */
+	bool sent;                 /* the daemon may have taken what was called last */
 	bool stop;                 /* Ctrl-C came before it was accepted */
+	int64_t end;               /* of patience, as of clock_ms(); 0: as long as it takes */
 	char *renamed;             /* NULL, or what argv[0] is now */
 };
 
@@ -108,13 +110,14 @@ int link_open(struct client *c);               /* connects, unless connected */
 /* The same, waiting SOON_MS for a daemon that has left its socket and may be about
  * to start again. */
 int link_open_soon(struct client *c);
-/* Connects to the same daemon again, trying for PATIENCE_MS. */
+/* Connects to the same daemon again, trying for PATIENCE_MS.  EXIT_INTERRUPTED: Ctrl-C
+ * came, and is there to be taken, or c->end did. */
 int link_again(struct client *c);
 void link_begin(struct client *c, const char *method, const struct params *p); /* then sink_send */
 /* A call; refusals are said. */
 int link_call(struct client *c, const char *method, const struct params *p, struct sink_answer *out);
 /* The same, going on through restarts of the daemon; *e has the refusal, which is
- * not said (EXIT_REFUSED). */
+ * not said (EXIT_REFUSED).  EXIT_INTERRUPTED as of link_again. */
 int link_patient(struct client *c, const char *method, const struct params *p,
                  struct sink_answer *out, struct sink_error *e);
 /* The same, for what the daemon does without us, too: the first Ctrl-C sets c->stop,
@@ -170,7 +173,7 @@ void session_name(struct client *c, const msgpack_object *event);
 /* Prints the answer of `request` of the session, from `from` on, until its turn ends.
  * Ctrl-C cancels it. */
 int stream_answer(struct client *c, uint64_t request, uint64_t from);
-void say_left(const struct client *c);         /* that it goes on without us */
+void say_left(const struct client *c);         /* that it goes on without us, where it does */
 /* Stops the answer that is being made; a refusal is said. */
 int answer_cancel(struct client *c);
 

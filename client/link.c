@@ -83,6 +83,11 @@ static bool interrupted(void)
 	return p.fd >= 0 && poll(&p, 1, 0) > 0;
 }
 
+static bool given_up(const struct client *c)
+{
+	return interrupted() || (c->end && clock_ms() >= c->end);
+}
+
 int link_again(struct client *c)
 {
 	int64_t end = clock_ms() + PATIENCE_MS;
@@ -95,7 +100,7 @@ int link_again(struct client *c)
 		rc = link_try(c, c->path, &e);
 		if (rc == 0)
 			return 0;
-		if (interrupted())
+		if (given_up(c))
 			return EXIT_INTERRUPTED;
 		if (clock_ms() >= end)
 			return say_error(&e, rc);
@@ -124,28 +129,22 @@ int link_call(struct client *c, const char *method, const struct params *p, stru
 	return rc ? say_error(&e, rc) : 0;
 }
 
-static int call_plain(struct client *c, struct sink_answer *out, struct sink_error *e)
-{
-	return sink_call(c->sink, out, e);
-}
-
-/* A cancel stops whatever answer a session is at: before ours is accepted, another's. */
-static int call_order(struct client *c, struct sink_answer *out, struct sink_error *e)
+/* Ctrl-C ends it, but that an order's first one sets c->stop: a cancel stops whatever
+ * answer a session is at, which before ours is accepted is another's. */
+static int call_wait(struct client *c, uint32_t id, bool order, struct sink_answer *out, struct sink_error *e)
 {
 	struct pollfd p[2] = { { .fd = sink_fd(c->sink), .events = POLLIN }, { .fd = signal_fd(), .events = POLLIN } };
-	uint32_t id;
+	int64_t left;
 	int rc;
 
-	if (interrupted())
-		return EXIT_INTERRUPTED;
-	c->sent = true;
-	rc = sink_send(c->sink, &id, e);
-	while (rc == 0 && (rc = sink_wait_ms(c->sink, id, 0, out, e)) == SINK_TIMEOUT) {
-		rc = 0;
-		poll(p, 2, -1);
-		if (!signal_taken())
+	while ((rc = sink_wait_ms(c->sink, id, 0, out, e)) == SINK_TIMEOUT) {
+		if (!given_up(c)) {
+			left = c->end ? c->end - clock_ms() : -1;
+			poll(p, 2, c->end && left < 0 ? 0 : (int)left);
 			continue;
-		if (c->stop)
+		}
+		/* The signal stays where it is, for the caller to take. */
+		if (!order || c->stop || !signal_taken())
 			return EXIT_INTERRUPTED;
 		c->stop = true;
 		fprintf(stderr, "sink: it is stopped when the daemon has accepted it; Ctrl-C again leaves it\n");
@@ -153,27 +152,46 @@ static int call_order(struct client *c, struct sink_answer *out, struct sink_err
 	return rc;
 }
 
-static int patient(struct client *c, const char *method, const struct params *p, struct sink_answer *out,
-                   struct sink_error *e, int (*call)(struct client *, struct sink_answer *, struct sink_error *))
+static int call(struct client *c, bool order, struct sink_answer *out, struct sink_error *e)
+{
+	uint32_t id;
+	int rc;
+
+	if (given_up(c))
+		return EXIT_INTERRUPTED;
+	c->sent = true;
+	rc = sink_send(c->sink, &id, e);
+	if (rc == 0)
+		rc = call_wait(c, id, order, out, e);
+	if (rc == SINK_REFUSED)
+		c->sent = false;
+	return rc;
+}
+
+static int patient(struct client *c, const char *method, const struct params *p, bool order,
+                   struct sink_answer *out, struct sink_error *e)
 {
 	bool said = false;
 	int rc = link_open(c);
 
+	c->sent = false;
 	while (rc == 0) {
 		link_begin(c, method, p);
-		rc = call(c, out, e);
+		rc = call(c, order, out, e);
 		if (rc == SINK_GONE) {
 			rc = link_again(c);
 		} else if (rc == SINK_REFUSED && (is_error(e, "loading") || is_error(e, "stopping"))) {
 			if (!said && is_error(e, "loading"))
 				fprintf(stderr, "sink: the model is loading\n");
 			said = true;
-			rc = interrupted() || c->stop ? EXIT_INTERRUPTED : 0;
+			rc = given_up(c) || c->stop ? EXIT_INTERRUPTED : 0;
 			pause_ms(200);
-		} else if (rc && rc != EXIT_INTERRUPTED) {
-			return rc == SINK_REFUSED ? EXIT_REFUSED : say_error(e, rc);
+		} else if (rc == SINK_REFUSED) {
+			return EXIT_REFUSED;
 		} else if (rc == 0) {
 			return 0;
+		} else if (rc != EXIT_INTERRUPTED) {
+			rc = say_error(e, rc);
 		}
 	}
 	e->name[0] = 0;
@@ -183,13 +201,13 @@ static int patient(struct client *c, const char *method, const struct params *p,
 int link_patient(struct client *c, const char *method, const struct params *p,
                  struct sink_answer *out, struct sink_error *e)
 {
-	return patient(c, method, p, out, e, call_plain);
+	return patient(c, method, p, false, out, e);
 }
 
 int link_order(struct client *c, const char *method, const struct params *p,
                struct sink_answer *out, struct sink_error *e)
 {
-	return patient(c, method, p, out, e, call_order);
+	return patient(c, method, p, true, out, e);
 }
 
 /* ---- Ctrl-C as something to read ---- */

@@ -16,7 +16,6 @@
 #include "proto/frame.h"
 
 #define BEGIN_MS 200           /* how long Ctrl-C waits to see whether the answer has begun */
-#define CANCEL_MS 5000         /* how long a cancelled answer's end is waited for */
 
 struct stream {
 	struct client *c;
@@ -220,48 +219,92 @@ static int stream_read(struct stream *s, int64_t end)
 }
 
 /* Has the session nothing else to do?  Then a cancel stops ours, also one that has not begun. */
-static bool is_alone(struct stream *s)
+static int is_alone(struct stream *s, bool *alone)
 {
 	struct sink_answer a = { 0 };
-	struct sink_error e;
+	struct sink_error e = { 0 };
 	struct params p;
-	bool alone;
+	int rc;
 
 	params_init(&p);
 	params_str(&p, "session", s->c->argv[0]);
-	alone = link_patient(s->c, "session.info", &p, &a, &e) == 0 && answer_uint(&a.result, "queued") == 1;
+	rc = link_patient(s->c, "session.info", &p, &a, &e);
+	*alone = rc == 0 && answer_uint(&a.result, "queued") == 1;
+	if (rc && e.name[0])
+		say_error(&e, SINK_REFUSED);
 	sink_answer_free(&a);
 	params_free(&p);
-	return alone;
+	return rc;
 }
 
 void say_left(const struct client *c)
 {
+	if (option_given(c, "--until-disconnect"))
+		return;
 	fprintf(stderr, "sink: where the daemon has taken it, it will still be answered; sink cancel %s stops it\n",
 	        c->argv[0]);
+}
+
+/* All that has come. */
+static int stream_come(struct stream *s)
+{
+	struct sink_answer event;
+	int rc;
+
+	while ((rc = follow_next(&s->f, &event)) == 0) {
+		rc = stream_take(s, &event.result);
+		sink_answer_free(&event);
+		if (rc)
+			return rc;
+	}
+	return rc == SINK_TIMEOUT ? 0 : rc;
+}
+
+/* Sees whether the answer has begun: only who follows the session can. */
+static int stream_begun(struct stream *s)
+{
+	int64_t end = clock_ms() + BEGIN_MS;
+	int rc = 0;
+
+	while (rc == 0 && s->c->sink && !s->begun && clock_ms() < end) {
+		if (signal_taken())
+			return EXIT_INTERRUPTED;
+		if (s->f.n_link == s->c->n_link) {
+			rc = stream_read(s, end);
+		} else {
+			rc = follow_begin(&s->f);
+			end = clock_ms() + BEGIN_MS;
+		}
+	}
+	return rc == 0 && !s->c->sink ? EXIT_INTERRUPTED : rc;
 }
 
 /* After Ctrl-C: stop the answer where it is ours that runs, print what there is of it. */
 static int stream_cancel(struct stream *s)
 {
-	int64_t begin = clock_ms() + BEGIN_MS, end = begin + CANCEL_MS;
-	int rc = 0;
+	bool alone = true;
+	int rc;
 
-	while (rc == 0 && s->c->sink && !s->begun && clock_ms() < begin)
-		rc = stream_read(s, begin);
-	if (!s->c->sink)
-		say_left(s->c);
-	if (!s->c->sink || rc)
-		return EXIT_INTERRUPTED;
-	if (!s->begun && !is_alone(s)) {
-		fprintf(stderr, "sink: it waits behind other requests, and will still be answered; "
-		        "sink cancel %s stops what runs\n", s->c->argv[0]);
+	s->c->stop = false;
+	s->c->end = clock_ms() + BEGIN_MS + CANCEL_MS;
+	rc = stream_begun(s);
+	if (rc == 0 && !s->begun) {
+		rc = is_alone(s, &alone);
+		if (rc == 0)
+			rc = stream_come(s);       /* it may have begun, or ended, meanwhile */
+	}
+	if (rc == 0 && !s->begun && !alone) {
+		if (!option_given(s->c, "--until-disconnect"))
+			fprintf(stderr, "sink: it waits behind other requests, and will still be answered; "
+			        "sink cancel %s stops what runs\n", s->c->argv[0]);
 		return EXIT_INTERRUPTED;
 	}
-	if (!s->ended)
+	if (rc == 0 && !s->ended)
 		rc = answer_cancel(s->c);
-	while (rc == 0 && !s->ended && clock_ms() < end && !signal_taken())
-		rc = stream_read(s, end);
+	if (rc && rc != EXIT_REFUSED)
+		say_left(s->c);
+	while (rc == 0 && s->c->sink && !s->ended && clock_ms() < s->c->end && !signal_taken())
+		rc = stream_read(s, s->c->end);
 	return EXIT_INTERRUPTED;
 }
 

@@ -49,8 +49,9 @@ static int answer_get(struct client *c, const char *method, const struct params 
 
 	signals_take();
 	rc = link_order(c, method, p, &a, &e);
-	if (rc && create && is_error(&e, "no_session") && !strchr(c->argv[0], ':')) {
+	if (rc && create && !c->stop && is_error(&e, "no_session") && !strchr(c->argv[0], ':')) {
 		rc = session_create(c, c->argv[0], &e);
+		c->sent = false;
 		if (rc == 0)
 			rc = link_order(c, method, p, &a, &e);
 	}

@@ -194,8 +194,25 @@ def follow_begin(c, want_from):
     c.answer(id, {'next': want_from})
 
 
+def expect_followed(c, method):
+    """Ctrl-C may come before the answer to a follow has been read: then the session is followed again."""
+    while True:
+        id, got, params = c.request()
+        if got != 'session.follow':
+            equal(got, method)
+            return id, params
+        c.answer(id, {'next': params['from']})
+
+
+def told(*events):
+    return [[2, 'session.event', [e]] for e in events]
+
+
 def tell(c, *events):
-    c.send(*([2, 'session.event', [e]] for e in events))
+    c.send(*told(*events))
+
+
+LEFT = 'it will still be answered; sink cancel a stops it'
 
 
 def test_say():
@@ -313,7 +330,7 @@ def test_say_interrupted_in_queue():
         p, c = say_begin(peer)
         follow_begin(c, 11)
         p.send_signal(signal.SIGINT)
-        id, _ = c.expect('session.info')
+        id, _ = expect_followed(c, 'session.info')
         c.answer(id, {'session': 'a', 'queued': 1})
         id, _ = c.expect('session.cancel')
         c.answer(id, {'cancelled': True})
@@ -335,8 +352,8 @@ def test_say_interrupted_before():
             id, again = c.expect('session.' + verb)
             equal(again, first)
             c.answer(id, {'request': 7, 'seq': 10})
-            follow_begin(c, 11)
-            tell(c, begin(11), text(12, 'one'))
+            id, _ = c.expect('session.follow')
+            c.send([1, id, None, {'next': 11}], *told(begin(11), text(12, 'one')))
             id, _ = c.expect('session.cancel')
             c.answer(id, {'cancelled': True})
             tell(c, end(13, 'cancelled'))
@@ -350,8 +367,78 @@ def test_say_interrupted_before():
                 if n == 0:
                     equal(p.stderr.read(21), b'sink: it is stopped w')
             _, err = peer.finish(p, 130)
-            assert 'it will still be answered; sink cancel a stops it' in err, err
+            assert LEFT in err, err
             equal(c.request(), None)
+
+
+def test_say_interrupted_again():
+    """Whatever is not answered, Ctrl-C again ends it, and so does time; it is said what becomes of the answer."""
+    with Peer() as peer:
+        for again in True, False:
+            p, c = say_begin(peer)
+            follow_begin(c, 11)
+            tell(c, begin(11), text(12, 'one'))
+            equal(os.read(p.stdout.fileno(), 100), b'one')
+            p.send_signal(signal.SIGINT)
+            c.expect('session.cancel')
+            t = time.monotonic()
+            if again:
+                p.send_signal(signal.SIGINT)
+            _, err = peer.finish(p, 130)
+            assert LEFT in err, err
+            assert again or time.monotonic() - t > 4, 'an end before its time'
+
+        # Nobody has accepted it, or it ends with us.
+        p = peer.start('say', 'a', 'hello')
+        c = peer.accept()
+        id, _ = c.expect('session.say')
+        c.refuse(id, 'no_session: no session a')
+        c.expect('session.create')
+        p.send_signal(signal.SIGINT)
+        equal(peer.finish(p, 130), (b'', ''))
+        p = peer.start('say', 'a', 'hello')
+        c = peer.accept()
+        for n in range(1000):
+            got = c.request()
+            if not got:
+                break
+            c.refuse(got[0], 'loading: the model is still loading')
+            if n == 0:
+                p.send_signal(signal.SIGINT)
+        _, err = peer.finish(p, 130)
+        assert LEFT not in err, err
+        p = peer.start('say', 'a', 'hello', '--until-disconnect')
+        c = peer.accept()
+        c.expect('session.say')
+        p.send_signal(signal.SIGINT)
+        equal(p.stderr.read(21), b'sink: it is stopped w')
+        p.send_signal(signal.SIGINT)
+        _, err = peer.finish(p, 130)
+        assert LEFT not in err, err
+
+
+def test_say_interrupted_late():
+    """Whether it has begun is known once the session is followed, and may change while the daemon is asked."""
+    with Peer() as peer:
+        p, c = say_begin(peer)
+        c.expect('session.follow')
+        p.send_signal(signal.SIGINT)
+        id, _ = c.expect('session.follow')
+        time.sleep(0.4)
+        c.send([1, id, None, {'next': 11}], *told(begin(11)))
+        id, _ = c.expect('session.cancel')
+        c.answer(id, {'cancelled': True})
+        tell(c, end(12, 'cancelled'))
+        peer.finish(p, 130)
+        p, c = say_begin(peer)
+        follow_begin(c, 11)
+        p.send_signal(signal.SIGINT)
+        id, _ = expect_followed(c, 'session.info')
+        c.send(*told(begin(11)), [1, id, None, {'session': 'a', 'queued': 2}])
+        id, _ = c.expect('session.cancel')
+        c.answer(id, {'cancelled': True})
+        tell(c, end(12, 'cancelled'))
+        peer.finish(p, 130)
 
 
 def test_interrupted_early():
@@ -463,7 +550,7 @@ def test_renamed():
         equal(params, {'session': 'b', 'from': 13})
         c.answer(id, {'next': 13})
         p.send_signal(signal.SIGINT)
-        id, params = c.expect('session.cancel')
+        id, params = expect_followed(c, 'session.cancel')
         equal(params, new)
         c.refuse(id, 'no_session: no session b')
         equal(peer.finish(p, 130), (b'one\n', 'sink: no_session: no session b\n'))
