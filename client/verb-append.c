@@ -120,7 +120,7 @@ static int fits_ask(struct append *a)
 		poll(NULL, 0, AGAIN_MS);
 	if (rc)
 		return rc;
-	if (!a->sent)
+	if (!a->sent || a->fits > most / 2)
 		a->fits = most / 2;
 	a->piece_max = most > 0 && most < PIECE_MAX ? (size_t)most : PIECE_MAX;
 	for (i = 0; i < a->n; i++)
@@ -225,6 +225,7 @@ static int answer_take(struct append *a, unsigned i)
 		return say_error(&e, rc);
 	if (a->c->json)
 		json_line(&answer.result);
+	fflush(stdout);
 	sink_answer_free(&answer);
 	piece_accepted(a, i);
 	return 0;
@@ -391,7 +392,8 @@ static int append_wait(struct append *a)
 		if (rc)
 			return rc;
 	}
-	return p[1].revents ? input_read(a) : 0;
+	/* The daemon may have come back with a smaller queue than what waits here already fills. */
+	return p[1].revents && a->n_in < a->piece_max ? input_read(a) : 0;
 }
 
 static int append_run(struct append *a)

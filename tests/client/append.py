@@ -8,7 +8,7 @@ try:
 except ImportError:
     print('python3-msgpack is missing')
     sys.exit(77)
-from peer import Peer, equal, main
+from peer import Peer, equal, main, until
 
 
 def text_bytes(x):
@@ -248,13 +248,16 @@ def test_append_small_queue():
 
 
 def test_append_json():
-    """The answers, one a line."""
+    """The answers, one a line, when they come."""
     with Peer() as peer:
-        p = peer.start('--json', 'append', 'a', 'text')
+        p = peer.start('--json', 'append', 'a')
         c = append_accept(peer)
+        put(p, b'text\n')
         id, _ = c.expect('session.append')
         c.answer(id, {'request': 1, 'seq': 2})
-        equal(peer.finish(p, 0), (b'{"request": 1, "seq": 2}\n', ''))
+        equal(until(p.stdout, b'\n'), b'{"request": 1, "seq": 2}\n')
+        no_more(p)
+        equal(peer.finish(p, 0), (b'', ''))
 
 
 def test_append_refused():

@@ -10,11 +10,13 @@ a connection cut between a request and its answer, a full queue, nonsense.
         peer.finish(p, 0)
 """
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 
 import msgpack
@@ -121,6 +123,17 @@ class Peer:
         err = err.decode(errors='replace')
         assert p.returncode == code, f'exit {p.returncode}, not {code}: {err}'
         return out, err
+
+
+def until(f, want):
+    """What comes out of a pipe until `want` has, that included."""
+    got, end = b'', time.monotonic() + SECONDS
+    while not got.endswith(want):
+        assert select.select([f], [], [], max(0, end - time.monotonic()))[0], f'no {want!r} behind {got!r:.300}'
+        data = os.read(f.fileno(), 1)
+        assert data, f'no {want!r} behind {got!r:.300}'
+        got += data
+    return got
 
 
 def equal(got, want, what=''):
