@@ -69,6 +69,7 @@ static int follow_begin(struct follow *f)
 
 	if (f->n_link == f->c->n_link)
 		return 0;
+	fflush(stdout);            /* this may take long */
 	params_init(&p);
 	params_str(&p, "session", f->c->argv[0]);
 	params_uint(&p, "from", f->from);
@@ -111,6 +112,7 @@ int follow_next(struct follow *f, struct sink_answer *event)
 		if (rc == SINK_TIMEOUT)
 			return rc;
 		if (rc == SINK_GONE) {
+			fflush(stdout);
 			rc = link_again(f->c);
 			if (rc)
 				return rc;

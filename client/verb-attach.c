@@ -32,7 +32,7 @@ struct attach {
 	struct transcript t;
 	uint64_t own[OWN_MAX];     /* requests, a ring */
 	unsigned n_own, n_open;    /* all, and those that have not ended */
-	bool running;              /* an answer is being made */
+	bool running, mine;        /* an answer is being made; it is one of ours */
 	int rc;
 
 	EditLine *el;              /* NULL: not a terminal */
@@ -133,6 +133,7 @@ static void event_show(struct attach *a, const msgpack_object *event)
 
 	if (answer_is(event, "kind", "turn")) {
 		a->running = answer_is(event, "state", "begin");
+		a->mine = a->running && own;
 		if (own && !a->running && a->n_open > 0)
 			a->n_open--;
 	}
@@ -207,6 +208,8 @@ static int line_send(struct attach *a, const char *line, size_t n)
 	if (rc == 0) {
 		a->own[a->n_own++ % OWN_MAX] = answer_uint(&answer.result, "request");
 		a->n_open++;
+	} else if (rc == EXIT_INTERRUPTED && a->c->sent) {
+		a->n_open++;               /* perhaps */
 	}
 	sink_answer_free(&answer);
 	params_free(&p);
@@ -414,13 +417,27 @@ static int lines_send(struct attach *a, struct lines *l)
 	return rc;
 }
 
-static void lines_read(struct lines *l)
+static int lines_read(struct lines *l)
 {
 	ssize_t got = read(STDIN_FILENO, l->buf + l->n, LINE_ROOM - l->n);
 
+	if (got < 0 && errno != EINTR && errno != EAGAIN) {
+		perror("sink: standard input");
+		return EXIT_REFUSED;
+	}
 	if (got > 0)
 		l->n += (size_t)got;
-	l->ended = got == 0 || (got < 0 && errno != EINTR);
+	l->ended = got == 0;
+	return 0;
+}
+
+/* Ctrl-C stops the answer that is being made where it is ours; others are not ours to stop. */
+static int lines_leave(struct attach *a)
+{
+	a->c->end = clock_ms() + CANCEL_MS;
+	if (a->mine && answer_cancel(a->c) == 0)
+		a->n_open--;
+	return EXIT_INTERRUPTED;
 }
 
 /* Ends with its input, once all that it said has been answered. */
@@ -432,14 +449,16 @@ static int lines_run(struct attach *a, struct lines *l)
 
 	while ((rc = events_take(a)) == 0) {
 		if (signal_taken())
-			return a->running ? (answer_cancel(a->c), EXIT_INTERRUPTED) : EXIT_INTERRUPTED;
+			return lines_leave(a);
 		rc = lines_send(a, l);
 		if (rc || (l->ended && l->n == 0 && a->n_open == 0))
 			break;
 		p[0].fd = l->ended || l->n == LINE_ROOM ? -1 : STDIN_FILENO;
 		p[2].fd = sink_fd(a->c->sink);
 		if (!follow_pending(&a->f) && poll(p, 3, -1) > 0 && p[0].revents)
-			lines_read(l);
+			rc = lines_read(l);
+		if (rc)
+			break;
 	}
 	return rc;
 }
@@ -477,6 +496,8 @@ int verb_attach(struct client *c)
 		rc = pipe_run(&a);
 	if (!a.el && a.mid_line)
 		putchar('\n');
+	if (rc == EXIT_INTERRUPTED && a.n_open > 0)
+		say_left(c);
 	free(a.held);
 	return rc;
 }

@@ -102,6 +102,8 @@ static int reader_follow(struct reader *r)
 	if (answer_uint(&event.result, "seq") > 0)     /* not news */
 		event_print(r, &event.result);
 	sink_answer_free(&event);
+	if (!follow_pending(&r->f))
+		fflush(stdout);            /* seen now, whatever becomes of the daemon */
 	return 0;
 }
 

@@ -12,7 +12,7 @@ try:
 except ImportError:
     print('python3-msgpack is missing')
     sys.exit(77)
-from peer import SECONDS, SINK, Peer, equal, main
+from peer import SECONDS, SINK, Peer, equal, main, until
 
 
 def event(seq, kind, request=7, **more):
@@ -83,6 +83,13 @@ def test_nonsense():
             c.cut()
             out, err = p.communicate(timeout=SECONDS)
             assert p.returncode in (1, 3) and err.startswith(b'sink: '), (data, p.returncode, err)
+    with Peer() as peer:
+        p = peer.start('say', 'a', 'hello')
+        c = peer.accept()
+        c.expect('session.say')
+        c.s.sendall(b'HTTP/1.1 400\r\n\r\n')
+        _, err = peer.finish(p, 1)
+        equal(err.count('\n'), 1, err)
 
 
 def test_answers_are_matched():
@@ -221,7 +228,7 @@ def test_say():
         p, c = say_begin(peer)
         follow_begin(c, 11)
         tell(c, text(11, 'of others', request=6), text(12, 'hello', role='user'), begin(13), text(14, 'Héllo'))
-        equal(os.read(p.stdout.fileno(), 100), 'Héllo'.encode(), 'printed at once')
+        equal(until(p.stdout, 'Héllo'.encode()), 'Héllo'.encode(), 'printed at once')
         c.nothing(0.1)                         # a token asks for no request
         tell(c, {'session': 'a', 'seq': 0, 'kind': 'evicted', 'position': 14, 'window_start': 5, 'forgotten': 1})
         tell(c, text(15, ' you'), end(16), text(17, 'more', request=8))
@@ -304,7 +311,7 @@ def test_say_interrupted():
         p, c = say_begin(peer)
         follow_begin(c, 11)
         tell(c, begin(11), text(12, 'one'))
-        equal(os.read(p.stdout.fileno(), 100), b'one')
+        equal(until(p.stdout, b'one'), b'one')
         p.send_signal(signal.SIGINT)
         id, params = c.expect('session.cancel')
         equal(params, {'session': 'a'})
@@ -346,7 +353,7 @@ def test_say_interrupted_before():
             c = peer.accept()
             id, first = c.expect('session.' + verb)
             p.send_signal(signal.SIGINT)
-            equal(p.stderr.read(21), b'sink: it is stopped w')
+            equal(until(p.stderr, b'sink: it is stopped w'), b'sink: it is stopped w')
             c.cut()
             c = peer.accept()
             id, again = c.expect('session.' + verb)
@@ -365,7 +372,7 @@ def test_say_interrupted_before():
             for n in range(2):
                 p.send_signal(signal.SIGINT)
                 if n == 0:
-                    equal(p.stderr.read(21), b'sink: it is stopped w')
+                    equal(until(p.stderr, b'sink: it is stopped w'), b'sink: it is stopped w')
             _, err = peer.finish(p, 130)
             assert LEFT in err, err
             equal(c.request(), None)
@@ -378,7 +385,7 @@ def test_say_interrupted_again():
             p, c = say_begin(peer)
             follow_begin(c, 11)
             tell(c, begin(11), text(12, 'one'))
-            equal(os.read(p.stdout.fileno(), 100), b'one')
+            equal(until(p.stdout, b'one'), b'one')
             p.send_signal(signal.SIGINT)
             c.expect('session.cancel')
             t = time.monotonic()
@@ -411,7 +418,7 @@ def test_say_interrupted_again():
         c = peer.accept()
         c.expect('session.say')
         p.send_signal(signal.SIGINT)
-        equal(p.stderr.read(21), b'sink: it is stopped w')
+        equal(until(p.stderr, b'sink: it is stopped w'), b'sink: it is stopped w')
         p.send_signal(signal.SIGINT)
         _, err = peer.finish(p, 130)
         assert LEFT not in err, err
@@ -469,6 +476,22 @@ def test_read():
             equal(peer.finish(p, 0)[0], want)
 
 
+def test_read_follow():
+    """What has come is shown before the daemon is waited for."""
+    for gone in True, False:
+        with Peer() as peer:
+            p = peer.start('read', 'a', '-f')
+            c = peer.accept()
+            id, _ = c.expect('session.info')
+            c.answer(id, {'session': 'a', 'raw': False, 'seq': 0})
+            id, _ = c.expect('session.follow')
+            c.send([1, id, None, {'next': 1}], *told(text(1, 'hi', role='user')),
+                   *([] if gone else told({'session': 'a', 'seq': 0, 'kind': 'lagged', 'next': 2})))
+            if gone:
+                c.cut()
+            equal(until(p.stdout, b'hi'), b'user: hi')
+
+
 def test_attach():
     """Recent transcript, live text, a line as a turn; lagged and a lost connection are made up for."""
     with Peer() as peer:
@@ -504,6 +527,62 @@ def test_attach():
         for e in (text(6, 'two'), end(7)):
             c.send([2, 'session.event', [e]])
         equal(peer.finish(p, 0)[0], b'user: hi\nhello\nassistant: one two\n')
+
+
+def attach_begin(peer, state='idle'):
+    """To a session without entries."""
+    p = peer.start('attach', 'a')
+    c = peer.accept()
+    id, _ = c.expect('session.info')
+    c.answer(id, {'session': 'a', 'raw': False, 'seq': 0, 'state': state})
+    return p, c
+
+
+def say_line(p, c, line, request):
+    p.stdin.write(line + b'\n')
+    p.stdin.flush()
+    id, _ = c.expect('session.say')
+    c.answer(id, {'request': request, 'seq': 0})
+
+
+def test_attach_interrupted():
+    """Through a pipe, Ctrl-C stops an answer to what was said here, no other; and it ends a line that is not taken."""
+    with Peer() as peer:
+        for mine in True, False:
+            p, c = attach_begin(peer, 'generating')
+            follow_begin(c, 1)
+            say_line(p, c, b'hello', 7)
+            tell(c, begin(1, request=7 if mine else 6), text(2, 'one', request=7 if mine else 6))
+            until(p.stdout, b'one')
+            p.send_signal(signal.SIGINT)
+            if mine:
+                id, _ = c.expect('session.cancel')
+                c.answer(id, {'cancelled': True})
+            _, err = peer.finish(p, 130)
+            equal(c.request(), None)
+            equal(LEFT in err, not mine, err)
+        p, c = attach_begin(peer)
+        follow_begin(c, 1)
+        p.stdin.write(b'hello\n')
+        p.stdin.flush()
+        c.expect('session.say')
+        p.send_signal(signal.SIGINT)
+        _, err = peer.finish(p, 130)
+        assert LEFT in err, err
+
+
+def test_attach_no_input():
+    with Peer() as peer:
+        fd = os.open('/', os.O_RDONLY)
+        p = subprocess.Popen([SINK, '-S', peer.path, 'attach', 'a'], stdin=fd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        peer.processes.append(p)
+        os.close(fd)
+        c = peer.accept()
+        id, _ = c.expect('session.info')
+        c.answer(id, {'session': 'a', 'raw': False, 'seq': 0, 'state': 'idle'})
+        follow_begin(c, 1)
+        _, err = peer.finish(p, 1)
+        assert err.startswith('sink: standard input: '), err
 
 
 class Terminal:
@@ -564,9 +643,7 @@ def test_renamed():
         id, _ = c.expect('session.follow')
         c.answer(id, {'next': 2})
         tell(c, {**text(2, 'of others', request=2), **new})
-        equal(os.read(p.stdout.fileno(), 4), b'user')
-        while b'others' not in os.read(p.stdout.fileno(), 100):
-            pass
+        until(p.stdout, b'others')
         p.stdin.write(b'hello\n')
         p.stdin.flush()
         id, params = c.expect('session.say')
