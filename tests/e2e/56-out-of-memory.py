@@ -13,7 +13,7 @@ import struct
 import sys
 
 import mprpc
-from harness import SANITIZE, SLOW, Daemon, Failed, book, check, check_equal, skip
+from harness import SANITIZE, Daemon, Failed, book, check, check_equal, skip
 
 if SANITIZE not in ('no', ''):
     skip('a sanitizer has its own allocator')
@@ -23,7 +23,7 @@ if not os.path.exists(SHIM):
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 OURS = 65536                           # bytes: what the program sizes itself is smaller
-PATIENCE = 5 * SLOW
+PATIENCE = 30
 N_CALLER, N_KNOWN = 24, 128            # as nomemory.c has them
 HEAD = struct.Struct('<8Q')            # armed, least, succeed, fail, n_asked, n_failed, size, n_known
 CALLERS = HEAD.size + 8 * N_KNOWN
@@ -42,6 +42,7 @@ class Memory:
 
     def arm(self, n, least=0, fail=1):
         """Allocation n, counted from 0, is to fail; of the program's own those of least bytes count."""
+        check(len(self.known) <= N_KNOWN, 'places that end the daemon', len(self.known))
         self.map[CALLERS:] = bytes(len(self.map) - CALLERS)
         self.map[:HEAD.size] = HEAD.pack(0, least, n, fail, 0, 0, 0, len(self.known))
         struct.pack_into(f'<{len(self.known)}Q', self.map, HEAD.size, *self.known)

@@ -50,7 +50,8 @@ void *__libc_memalign(size_t align, size_t n);
 
 static struct control nothing, *control = &nothing;
 static struct range own[2];            /* the program, and libc, in which it calls strdup() and the like */
-static _Thread_local int inside;
+/* In the memory that a thread has from its start: any other is allocated when it is first used. */
+static _Thread_local int inside __attribute__((tls_model("initial-exec")));
 
 /* ---- who asks ---- */
 
