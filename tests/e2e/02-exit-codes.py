@@ -2,7 +2,7 @@
 import signal
 import time
 
-from harness import SLOW, Daemon, check, check_equal, endless
+from harness import SLOW, Daemon, check, check_equal, endless, output
 import subprocess
 
 with Daemon(model=endless) as d:
@@ -22,7 +22,7 @@ with Daemon(model=endless) as d:
 
     # Interrupted: the client leaves with 130; the answer is stopped, or goes on without it.
     p = d.sink_popen('say', 'b', '-n', 200000, 'Go on for ever', stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    check(p.stdout.read(1), 'the reply has begun')
+    output(p, 1)                       # the reply has begun
     p.send_signal(signal.SIGINT)
     p.communicate(timeout=30 * SLOW)
     check_equal(p.returncode, 130, 'after SIGINT')

@@ -1,7 +1,7 @@
 """append sends lines as they come, while the pipe stays open; a follower sees each at once."""
 import subprocess
 
-from harness import Daemon, check, check_equal, SLOW, wait_for
+from harness import Daemon, check, check_equal, output, SLOW, wait_for
 
 with Daemon() as d:
     # How long a row takes is not known yet, and may be long.
@@ -17,11 +17,11 @@ with Daemon() as d:
         line = f'line {i} of the log\n'.encode()
         writer.stdin.write(line)
         writer.stdin.flush()
-        check_equal(follower.stdout.read(len(line)), line, 'what the follower sees while the pipe is open')
+        check_equal(output(follower, len(line)), line, 'what the follower sees while the pipe is open')
     writer.stdin.write(b'no newline at the end')
     writer.stdin.close()
     check_equal(writer.wait(timeout=30 * SLOW), 0, "append's exit status")
-    check_equal(follower.stdout.read(21), b'no newline at the end')
+    check_equal(output(follower, 21), b'no newline at the end')
 
     # The daemon goes away and comes back under an open pipe: nothing lost, nothing doubled.
     writer = d.sink_popen('append', 'log', stdin=subprocess.PIPE)

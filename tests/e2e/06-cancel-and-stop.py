@@ -2,7 +2,7 @@
 import signal
 import subprocess
 
-from harness import SLOW, Daemon, check, check_equal, endless, text_of, wait_for
+from harness import SLOW, Daemon, check, check_equal, endless, output, text_of, wait_for
 
 
 def ended(d, name):
@@ -62,11 +62,11 @@ with Daemon(model=endless) as d:
     # Ctrl-C of a client whose session has another name by now, and whose old name another session has.
     c.call('session.create', session='c', sinks=4, window=28, seed=1)
     p = d.sink_popen('say', 'c', 'hello', '-n', 500000, stdout=subprocess.PIPE)
-    check(p.stdout.read(10), 'an answer that has begun')
+    output(p, 10)                              # it has begun
     c.call('session.rename', session='c', new_name='d')
     c.call('session.create', session='c', raw=True, sinks=4, window=28, seed=1)
     c.call('session.generate', session='c', max_tokens=500000)
-    p.stdout.read(5000)                        # of these the last came after the renaming
+    output(p, 5000)                            # of these the last came after the renaming
     p.send_signal(signal.SIGINT)
     p.communicate(timeout=30 * SLOW)
     check_equal(p.returncode, 130, 'exit status')

@@ -89,6 +89,7 @@ with Daemon('--max-connections', 4, model=endless) as d:
     c = half(('session.generate', {'session': 'a', 'max_tokens': 500000, 'until_disconnect': True}),
              ('session.append', {'session': 'a', 'text': 'x', 'wait': True}))
     c.wait(0)
+    wait_for(lambda: w.call('session.info', session='a')['state'] == 'generating', 30, 'an answer for one that asks no more')
     time.sleep(0.2)
     check_equal(w.call('session.info', session='a')['state'], 'generating', 'for one that asks no more, and waits')
     c.close()

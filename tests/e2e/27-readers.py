@@ -20,10 +20,6 @@ def follow_all(c, name, first, last, out):
                 return
 
 
-def cut_short(reader):
-    raise Failed(f'sink read -f ended with {reader.wait(10 * SLOW)}')
-
-
 with Daemon() as d:
     w = d.new('a')
 
@@ -152,7 +148,7 @@ with Daemon() as d:
 
     # Renamed: events and waits go on under the new name.
     reader = d.sink_popen('read', 'a', '-f', stdout=subprocess.PIPE)
-    check(reader.stdout.read(1), 'what a reader sees before the renaming')
+    output(reader, 1)                          # what it sees before the renaming
     c.call('session.follow', session='a')
     at = w.call('session.info', session='a')['seq'] + 1
     id = c.send('session.read', session='a', wait_ms=20000, **{'from': at})
@@ -172,7 +168,7 @@ with Daemon() as d:
     for word in 'renamed', 'lately':
         seen = b''
         while not seen.endswith(word.encode()):
-            seen += reader.stdout.read(1) or cut_short(reader)
+            seen += output(reader, 1)
         if word == 'renamed':
             w.call('session.append', session='b', text='lately', wait=True)
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -144,7 +145,7 @@ class Daemon:
         self.env = {**os.environ, **(env or {})}
         for name in ('LISTEN_FDS', 'LISTEN_PID', 'WATCHDOG_USEC', 'SINKD_SOCKET'):
             self.env.pop(name, None)
-        self.process, self.clients = None, []
+        self.process, self.clients, self.started = None, [], []
         if start:
             try:
                 self.start()
@@ -220,7 +221,10 @@ class Daemon:
     # ---- clients ----
 
     def sink_popen(self, *args, **kw):
-        return subprocess.Popen([SINK, '-S', self.socket, *map(str, args)], env=self.env, **kw)
+        """The client, as a process that ends with the test at the latest."""
+        p = subprocess.Popen([SINK, '-S', self.socket, *map(str, args)], env=self.env, **kw)
+        self.started.append(p)
+        return p
 
     def sink(self, *args, input=None, want=0, timeout=60):
         """Runs the client; returns what it wrote, as bytes.  want: its exit status."""
@@ -304,10 +308,26 @@ class Daemon:
             print('\n'.join(self.log_text().splitlines()[-n:]), file=sys.stderr)
 
     def cleanup(self):
+        for p in self.started:
+            if p.poll() is None:
+                p.kill()
+            p.wait()
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
         shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def output(p, n, seconds=30):
+    """The next n bytes of a process's standard output, within that many seconds.  Only for who reads all of it so."""
+    out, end = b'', time.monotonic() + seconds * SLOW
+    while len(out) < n:
+        check(select.select([p.stdout], [], [], max(0, end - time.monotonic()))[0],
+              f'{n} bytes: not within {seconds * SLOW} s, but', out)
+        more = os.read(p.stdout.fileno(), n - len(out))
+        check(more, f'{n} bytes: the output ended behind', out)
+        out += more
+    return out
 
 
 class Output:
