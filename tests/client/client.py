@@ -602,6 +602,15 @@ class Terminal:
     def type(self, s):
         os.write(self.fd, s.encode())
 
+    def rest(self):
+        """What was written until the end, of a process that has ended."""
+        try:
+            while data := os.read(self.fd, 4096):
+                self.seen += data.decode()
+        except OSError:                        # how a terminal says that nobody has it open
+            pass
+        return self.seen
+
     def until(self, want):
         """What was written until `want` came, that included."""
         import select
@@ -700,6 +709,29 @@ def test_attach_terminal():
         equal(t.p.wait(timeout=SECONDS), 0)
         equal(c.request(), None)
         os.close(t.fd)
+
+
+def test_attach_terminal_leave():
+    """Ctrl-C while a line is being taken leaves, and says whether it may be answered."""
+    for loading in False, True:
+        with Peer() as peer:
+            t = Terminal(peer, 'attach', 'a')
+            c = peer.accept()
+            id, _ = c.expect('session.info')
+            c.answer(id, {'session': 'a', 'raw': False, 'seq': 0, 'state': 'idle'})
+            follow_begin(c, 1)
+            t.until('> ')
+            t.type('hello\r')
+            id, _ = c.expect('session.say')
+            if loading:
+                c.refuse(id, 'loading: the model is still loading')
+                t.until('loading')
+            t.type('\x03')
+            while loading and (r := c.request()):
+                c.refuse(r[0], 'loading: the model is still loading')
+            equal(t.p.wait(timeout=SECONDS), 130)
+            equal(LEFT in t.rest(), not loading)
+            os.close(t.fd)
 
 
 def test_attach_terminal_locale():
