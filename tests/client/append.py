@@ -1,5 +1,6 @@
 """`sink append` against a scripted peer: pieces of whole lines, keys, what is in flight, full queues."""
 import os
+import signal
 import sys
 import time
 
@@ -8,7 +9,7 @@ try:
 except ImportError:
     print('python3-msgpack is missing')
     sys.exit(77)
-from peer import Peer, equal, main, until
+from peer import SECONDS, Peer, equal, main, until
 
 
 def text_bytes(x):
@@ -245,6 +246,41 @@ def test_append_small_queue():
         append_accept(peer, 8192)
         _, err = peer.finish(p, 1)
         assert err.startswith('sink: cap_queued: '), err
+
+
+def shrunk(peer):
+    """The daemon leaves while the client has read more than the queue takes with which it comes back.  False: it was sent
+    before we could stop the client."""
+    p = peer.start('append', 'a')
+    c = append_accept(peer)
+    put(p, b'x' * 20000)
+    time.sleep(0.02)
+    p.send_signal(signal.SIGSTOP)
+    try:
+        c.nothing(0.1)
+    except AssertionError:
+        return False
+    put(p, b'y' * 30000)                       # so that both are there when it looks
+    c.cut()
+    p.send_signal(signal.SIGCONT)
+    log = []
+    c = append_accept(peer, 8192)
+    no_more(p)
+    take_appends(c, log)
+    _, err = p.communicate(timeout=SECONDS)
+    if b'was on its way' in err:
+        return False
+    equal((p.returncode, err), (0, b''))
+    equal(b''.join(text_bytes(x['text']) for x in log), b'x' * 20000 + b'y' * 30000)
+    assert max(len(x['text']) for x in log) <= 8192
+    return True
+
+
+def test_append_shrunk_queue():
+    for _ in range(20):
+        with Peer() as peer:
+            if shrunk(peer):
+                return
 
 
 def test_append_json():
