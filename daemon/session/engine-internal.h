@@ -286,25 +286,28 @@ int timeline_usable(const struct timeline *t, struct reason *why);
 /* And can what it does be written? */
 int timeline_workable(const struct timeline *t, struct reason *why);
 
-/* ---- sessions.c: create, list, info, set, rename, delete; the table of sessions ---- */
+/* ---- sessions.c: list, info, set, rename, delete; the table of sessions ---- */
 struct timeline *timeline_new(struct engine *e, const struct session_row *row);
 void timeline_free(struct timeline *t);
 struct timeline *timeline_find(struct engine *e, uid_t uid, const char *name);
 struct timeline *timeline_by_id(struct engine *e, uint64_t id);
 struct timeline *timeline_at(struct engine *e, size_t bucket, struct timeline *after);
 void timeline_adopt(struct timeline *t);       /* what depends on the loaded model */
-void timeline_undo(struct timeline *t);        /* undoing: removes it from the store */
 void timeline_unlink(struct timeline *t);
 uint64_t timeline_stored(const struct timeline *t);     /* bytes that it takes on disk, about */
 int window_check(const struct engine *e, struct window w, struct reason *why);
 int settings_check(const struct settings *s, unsigned given, struct reason *why);
 struct window window_of(const struct engine *e, const struct request *r);
-void verb_create(struct engine *e, struct request *r, struct timeline *t);
+bool name_check(const char *s);
 void verb_list(struct engine *e, struct request *r, struct timeline *t);
 void verb_info(struct engine *e, struct request *r, struct timeline *t);
 void verb_set(struct engine *e, struct request *r, struct timeline *t);
 void verb_rename(struct engine *e, struct request *r, struct timeline *t);
 void verb_delete(struct engine *e, struct request *r, struct timeline *t);
+
+/* ---- create.c ---- */
+void verb_create(struct engine *e, struct request *r, struct timeline *t);
+void timeline_undo(struct timeline *t);        /* undoing: removes it from the store */
 
 /* ---- order.c: accepting work, waiting for it, ending it ---- */
 void verb_order(struct engine *e, struct request *r, struct timeline *t);      /* append, generate, say */
