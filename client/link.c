@@ -171,13 +171,15 @@ static int call(struct client *c, bool order, struct sink_answer *out, struct si
 static int patient(struct client *c, const char *method, const struct params *p, bool order,
                    struct sink_answer *out, struct sink_error *e)
 {
-	bool said = false;
+	bool said = false, maybe = false;      /* one before may have been taken */
 	int rc = link_open(c);
 
 	c->sent = false;
 	while (rc == 0) {
 		link_begin(c, method, p);
 		rc = call(c, order, out, e);
+		maybe = maybe || (c->sent && rc == SINK_GONE);
+		c->sent = c->sent || maybe;
 		if (rc == SINK_GONE) {
 			rc = link_again(c);
 		} else if (rc == SINK_REFUSED && (is_error(e, "loading") || is_error(e, "stopping"))) {

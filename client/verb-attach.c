@@ -332,13 +332,13 @@ static int key_read(EditLine *el, wchar_t *out)
 
 	el_get(el, EL_CLIENTDATA, &a);
 	for (;;) {
-		a->rc = events_take(a);
-		if (a->rc == 0 && signal_taken())
-			a->rc = interrupt_take(a);
+		a->rc = signal_taken() ? interrupt_take(a) : 0;        /* first: a call would end with it */
+		if (a->rc == 0)
+			a->rc = events_take(a);
 		if (a->rc)
 			return 0;
 		p[2].fd = sink_fd(a->c->sink);
-		if (follow_pending(&a->f) || poll(p, 3, -1) <= 0 || !(p[0].revents))
+		if (follow_pending(&a->f) || poll(p, 3, -1) <= 0 || p[1].revents || !p[0].revents)
 			continue;
 		n = read(STDIN_FILENO, &b, 1);
 		if (n == 0 || (n < 0 && errno != EINTR))
@@ -445,22 +445,23 @@ static int lines_run(struct attach *a, struct lines *l)
 {
 	struct pollfd p[3] = { { .fd = STDIN_FILENO, .events = POLLIN },
 	                       { .fd = signal_fd(), .events = POLLIN }, { .events = POLLIN } };
-	int rc;
+	int rc = 0;
 
-	while ((rc = events_take(a)) == 0) {
-		if (signal_taken())
-			return lines_leave(a);
+	while (!signal_taken() && (rc = events_take(a)) == 0) {
 		rc = lines_send(a, l);
-		if (rc || (l->ended && l->n == 0 && a->n_open == 0))
-			break;
+		if (rc == 0 && l->ended && l->n == 0 && a->n_open == 0)
+			return 0;
 		p[0].fd = l->ended || l->n == LINE_ROOM ? -1 : STDIN_FILENO;
 		p[2].fd = sink_fd(a->c->sink);
-		if (!follow_pending(&a->f) && poll(p, 3, -1) > 0 && p[0].revents)
+		if (rc == 0 && !follow_pending(&a->f) && poll(p, 3, -1) > 0 && p[0].revents)
 			rc = lines_read(l);
 		if (rc)
 			break;
 	}
-	return rc;
+	if (rc && rc != EXIT_INTERRUPTED)
+		return rc;
+	signal_taken();                /* a call that it ended has left it there */
+	return lines_leave(a);
 }
 
 static int pipe_run(struct attach *a)

@@ -55,6 +55,10 @@ static int answer_get(struct client *c, const char *method, const struct params 
 		if (rc == 0)
 			rc = link_order(c, method, p, &a, &e);
 	}
+	if (rc && c->stop && is_error(&e, "no_session")) {
+		e.name[0] = 0;             /* nothing is to be made of it any more */
+		rc = EXIT_INTERRUPTED;
+	}
 	if (rc && e.name[0])
 		say_error(&e, SINK_REFUSED);
 	if (rc == EXIT_INTERRUPTED && c->sent)

@@ -121,7 +121,8 @@ static void undone(struct call *c, struct store_job *j)
 
 void timeline_undo(struct timeline *t)
 {
-	t->undoing = true;
+	t->undoing = t->engine->again = true;  /* who names it waits no more */
+	t->n_queued_bytes = 0;
 	call_post(call_new(t->engine, t, NULL, undone), store_job_new(STORE_SESSION_DELETE, t->row.id));
 }
 

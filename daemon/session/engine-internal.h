@@ -121,7 +121,7 @@ struct timeline {
 	size_t n_out, out_room;
 	uint32_t n_log;            /* STORE_LOG jobs in flight */
 	struct store_job *failed, **failed_last;       /* to be posted again, in order */
-	uint32_t n_job;            /* all jobs in flight */
+	uint32_t n_job, n_own;     /* all jobs in flight; those that no request asked for */
 };
 
 /* A slot and the token ids that go with it; made once. */
@@ -136,6 +136,7 @@ struct call {
 	struct engine *engine;
 	struct timeline *t;        /* NULL: none */
 	struct request *r;         /* NULL: none */
+	bool own;                  /* no request asked for it */
 	void (*done)(struct call *c, struct store_job *j);
 	uint64_t n;                /* the caller's */
 	char name[SESSION_NAME_MAX + 1];       /* rename: the old one */

@@ -86,8 +86,10 @@ static void call_back(void *self, struct letter *l)
 	struct timeline *t = c->t;
 
 	e->n_job--;
-	if (t != NULL)
+	if (t != NULL) {
 		t->n_job--;
+		t->n_own -= c->own;
+	}
 	if (c->done != NULL)
 		c->done(c, j);
 	if (c->keep != j)
@@ -117,8 +119,11 @@ void call_post(struct call *c, struct store_job *j)
 	j->reply_to = c->engine->mail;
 	j->letter.open = call_back;
 	c->engine->n_job++;
-	if (c->t != NULL)
+	c->own = c->r == NULL;
+	if (c->t != NULL) {
 		c->t->n_job++;
+		c->t->n_own += c->own;
+	}
 	store_post(c->engine->p.store, j);
 }
 

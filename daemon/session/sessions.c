@@ -331,6 +331,7 @@ void verb_set(struct engine *e, struct request *r, struct timeline *t)
 
 void verb_rename(struct engine *e, struct request *r, struct timeline *t)
 {
+	const struct timeline *there;
 	char old[SESSION_NAME_MAX + 1];
 
 	if (store_read_only(e->p.store, &r->why)) {
@@ -338,7 +339,9 @@ void verb_rename(struct engine *e, struct request *r, struct timeline *t)
 		answer(e, r);
 	} else if (!name_check(r->new_name)) {
 		answer_refused(e, r, "bad_name", "a name is [A-Za-z0-9][A-Za-z0-9._-]{0,63}");
-	} else if (timeline_find(e, t->row.uid, r->new_name) != NULL) {
+	} else if ((there = timeline_find(e, t->row.uid, r->new_name)) != NULL && there->undoing) {
+		answer_refused(e, r, "disk", "what was to be %s is not off the disk yet", r->new_name);
+	} else if (there != NULL) {
 		answer_refused(e, r, "session_exists", "there is a session %s", r->new_name);
 	} else {
 		memcpy(old, t->row.name, sizeof old);

@@ -119,7 +119,6 @@ struct store_job {
 	enum store_op op;
 	struct mailbox *reply_to;
 	void *ctx;                 /* the poster's */
-	bool again;                /* the poster's, too: it failed before */
 	bool durable;
 
 	uint64_t session;

@@ -222,7 +222,6 @@ static void failed(struct timeline *t, struct call *c, struct store_job *j)
 static void logged(struct call *c, struct store_job *j)
 {
 	struct timeline *t = c->t;
-	size_t i;
 
 	t->n_log--;
 	if (j->rc != 0 && !t->gone)    /* kept while it is being deleted, too: that may fail as well */
@@ -233,9 +232,6 @@ static void logged(struct call *c, struct store_job *j)
 	/* One that failed before it is still to come: the entries would not follow. */
 	if (t->stalled && t->failed != NULL && j->n_event > 0)
 		timeline_damaged(t, "its log could not be written in order; restart the daemon");
-	/* Who could not be sent it when it was made has looked for it in vain meanwhile. */
-	for (i = 0; j->again && i < j->n_event; i++)
-		publish(t, &j->events[i]);
 	if (j->order_id != 0 && j->progress.stage == 2)
 		waiters_answer(t, j->order_id, &j->progress);
 }
@@ -258,7 +254,7 @@ void timeline_retry(struct timeline *t)
 	}
 	if (store_read_only(t->engine->p.store, NULL))
 		return;
-	if (t->n_job > 0) {            /* what is under way goes before it, and may fail for it */
+	if (t->n_own > 0) {            /* what is under way goes before it, and may fail for it */
 		t->engine->retry = true;
 		t->engine->retry_at = clock_seconds() + RETRY_MEMORY_MS / 1000.0;
 		return;
@@ -266,7 +262,6 @@ void timeline_retry(struct timeline *t)
 	for (j = t->failed; j != NULL; j = next) {
 		next = (struct store_job *)j->letter.next;
 		j->rc = 0;
-		j->again = true;
 		memset(&j->why, 0, sizeof j->why);
 		post(t, j);
 	}
