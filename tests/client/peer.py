@@ -136,6 +136,65 @@ def until(f, want):
     return got
 
 
+# ---- entries of session a's log ----
+
+def event(seq, kind, request=7, **more):
+    return {'session': 'a', 'seq': seq, 'time': 0, 'kind': kind, 'position': 0, 'request': request,
+            'window_start': 4, 'forgotten': 0, **more}
+
+
+def begin(seq, **more):
+    return event(seq, 'turn', role='assistant', state='begin', tokens=0, **more)
+
+
+def end(seq, reason='stop', **more):
+    return event(seq, 'turn', role='assistant', state='end', reason=reason, tokens=1, **more)
+
+
+def text(seq, s, role='assistant', **more):
+    return event(seq, 'text', role=role, text=s, tokens=1, **more)
+
+
+# ---- what a client asks ----
+
+def say_begin(peer, *more):
+    p = peer.start('say', 'a', 'hello', *more)
+    c = peer.accept()
+    id, params = c.expect('session.say')
+    equal(params['text'], 'hello')
+    c.answer(id, {'request': 7, 'seq': 10})
+    return p, c
+
+
+def follow_begin(c, want_from):
+    id, params = c.expect('session.follow')
+    equal(params, {'session': 'a', 'from': want_from})
+    c.answer(id, {'next': want_from})
+
+
+def expect_followed(c, method):
+    """Ctrl-C may come before the answer to a follow has been read: then the session is followed again."""
+    while True:
+        id, got, params = c.request()
+        if got != 'session.follow':
+            equal(got, method)
+            return id, params
+        c.answer(id, {'next': params['from']})
+
+
+def told(*events):
+    return [[2, 'session.event', [e]] for e in events]
+
+
+def tell(c, *events):
+    c.send(*told(*events))
+
+
+LEFT = 'it will still be answered; sink cancel a stops it'
+
+
+# ---- checks ----
+
 def equal(got, want, what=''):
     assert got == want, f'{what}: got {got!r:.300}, want {want!r:.300}'
 

@@ -1,0 +1,273 @@
+"""`sink attach` against a scripted peer, through a pipe and in a terminal: each function is one behaviour."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+try:
+    import msgpack  # noqa: F401
+except ImportError:
+    print('python3-msgpack is missing')
+    sys.exit(77)
+from peer import (LEFT, SECONDS, SINK, Peer, begin, end, equal, expect_followed, follow_begin, main, say_begin,
+                  tell, text, until)
+
+
+def attached(c, *entries):
+    """What attach asks at first has been answered: it follows."""
+    n = len(entries)
+    id, _ = c.expect('session.info')
+    c.answer(id, {'session': 'a', 'raw': False, 'seq': n, 'state': 'idle'})
+    if entries:
+        id, _ = c.expect('session.read')
+        c.answer(id, {'events': list(entries), 'next': n + 1, 'durable': n})
+    follow_begin(c, n + 1)
+
+
+def test_attach():
+    """Recent transcript, live text, a line as a turn; lagged and a lost connection are made up for."""
+    with Peer() as peer:
+        p = peer.start('attach', 'a')
+        c = peer.accept()
+        id, _ = c.expect('session.info')
+        c.answer(id, {'session': 'a', 'raw': False, 'seq': 2, 'state': 'idle'})
+        id, params = c.expect('session.read')
+        equal(params['from'], 1)
+        c.answer(id, {'events': [text(1, 'hi\n', role='user', request=1)], 'next': 3, 'durable': 2})
+        id, params = c.expect('session.read')
+        c.answer(id, {'events': [], 'next': 3, 'durable': 2})
+        id, params = c.expect('session.follow')
+        at = params['from']
+        c.answer(id, {'next': at})
+        p.stdin.write(b'hello\n')
+        p.stdin.close()
+        p.stdin = None
+        id, params = c.expect('session.say')
+        equal(params['text'], 'hello')
+        c.send([2, 'session.event', [text(3, 'hello', role='user')]])
+        c.answer(id, {'request': 7, 'seq': 2})
+        for e in (begin(4), text(5, 'one '), text(5, 'one ')):
+            c.send([2, 'session.event', [e]])
+        c.send([2, 'session.event', [{'session': 'a', 'seq': 0, 'kind': 'lagged', 'next': 6}]])
+        id, params = c.expect('session.follow')
+        equal(params['from'], 6)
+        c.cut()
+        c = peer.accept()
+        id, params = c.expect('session.follow')
+        equal(params['from'], 6)
+        c.answer(id, {'next': 6})
+        for e in (text(6, 'two'), end(7)):
+            c.send([2, 'session.event', [e]])
+        equal(peer.finish(p, 0)[0], b'user: hi\nhello\nassistant: one two\n')
+
+
+def attach_begin(peer, state='idle'):
+    """To a session without entries."""
+    p = peer.start('attach', 'a')
+    c = peer.accept()
+    id, _ = c.expect('session.info')
+    c.answer(id, {'session': 'a', 'raw': False, 'seq': 0, 'state': state})
+    return p, c
+
+
+def say_line(p, c, line, request):
+    p.stdin.write(line + b'\n')
+    p.stdin.flush()
+    id, _ = c.expect('session.say')
+    c.answer(id, {'request': request, 'seq': 0})
+
+
+def test_attach_interrupted():
+    """Through a pipe, Ctrl-C stops an answer to what was said here, no other; and it ends a line that is not taken."""
+    with Peer() as peer:
+        for mine in True, False:
+            p, c = attach_begin(peer, 'generating')
+            follow_begin(c, 1)
+            say_line(p, c, b'hello', 7)
+            tell(c, begin(1, request=7 if mine else 6), text(2, 'one', request=7 if mine else 6))
+            until(p.stdout, b'one')
+            p.send_signal(signal.SIGINT)
+            if mine:
+                id, _ = c.expect('session.cancel')
+                c.answer(id, {'cancelled': True})
+            _, err = peer.finish(p, 130)
+            equal(c.request(), None)
+            equal(LEFT in err, not mine, err)
+        p, c = attach_begin(peer)
+        follow_begin(c, 1)
+        p.stdin.write(b'hello\n')
+        p.stdin.flush()
+        c.expect('session.say')
+        p.send_signal(signal.SIGINT)
+        _, err = peer.finish(p, 130)
+        assert LEFT in err, err
+
+
+def test_attach_no_input():
+    with Peer() as peer:
+        fd = os.open('/', os.O_RDONLY)
+        p = subprocess.Popen([SINK, '-S', peer.path, 'attach', 'a'], stdin=fd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        peer.processes.append(p)
+        os.close(fd)
+        c = peer.accept()
+        id, _ = c.expect('session.info')
+        c.answer(id, {'session': 'a', 'raw': False, 'seq': 0, 'state': 'idle'})
+        follow_begin(c, 1)
+        _, err = peer.finish(p, 1)
+        assert err.startswith('sink: standard input: '), err
+
+
+class Terminal:
+    """A process with a terminal of its own."""
+    def __init__(self, peer, *args, locale='C.UTF-8'):
+        import fcntl
+        import pty
+        import termios
+        self.fd, slave = pty.openpty()
+        self.p = subprocess.Popen([SINK, '-S', peer.path, *args], stdin=slave, stdout=slave, stderr=slave,
+                                  start_new_session=True, env={**os.environ, 'TERM': 'xterm', 'LC_ALL': locale},
+                                  preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        peer.processes.append(self.p)
+        os.close(slave)
+        self.seen = ''
+
+    def type(self, s):
+        os.write(self.fd, s.encode())
+
+    def rest(self):
+        """What was written until the end, of a process that has ended."""
+        try:
+            while data := os.read(self.fd, 4096):
+                self.seen += data.decode()
+        except OSError:                        # how a terminal says that nobody has it open
+            pass
+        return self.seen
+
+    def until(self, want):
+        """What was written until `want` came, that included."""
+        import select
+        end = time.monotonic() + SECONDS
+        while want not in self.seen:
+            assert select.select([self.fd], [], [], max(0, end - time.monotonic()))[0], f'no {want!r} in {self.seen!r}'
+            try:
+                data = os.read(self.fd, 4096)
+            except OSError:                    # how a terminal says that nobody has it open
+                data = b''
+            assert data, f'no {want!r} in {self.seen!r}'
+            self.seen += data.decode()
+        out, self.seen = self.seen[:self.seen.index(want) + len(want)], self.seen[self.seen.index(want) + len(want):]
+        return out
+
+
+def test_renamed():
+    """Events bring the session's new name, and it is used from there on; a cancel that is refused is said."""
+    new = {'session': 'b'}
+    with Peer() as peer:
+        p, c = say_begin(peer)
+        follow_begin(c, 11)
+        tell(c, {**begin(11), **new}, {**text(12, 'one'), **new}, {**new, 'seq': 0, 'kind': 'lagged', 'next': 13})
+        id, params = c.expect('session.follow')
+        equal(params, {'session': 'b', 'from': 13})
+        c.answer(id, {'next': 13})
+        p.send_signal(signal.SIGINT)
+        id, params = expect_followed(c, 'session.cancel')
+        equal(params, new)
+        c.refuse(id, 'no_session: no session b')
+        equal(peer.finish(p, 130), (b'one\n', 'sink: no_session: no session b\n'))
+
+        p = peer.start('attach', 'a')
+        c = peer.accept()
+        attached(c, text(1, 'hi', role='user', request=1))
+        tell(c, {**text(2, 'of others', request=2), **new})
+        until(p.stdout, b'others')
+        p.stdin.write(b'hello\n')
+        p.stdin.flush()
+        id, params = c.expect('session.say')
+        equal(params['session'], 'b')
+        c.cut()
+        c = peer.accept()
+        id, params = c.expect('session.say')
+        equal(params['session'], 'b')
+        c.answer(id, {'request': 7, 'seq': 2})
+        id, params = c.expect('session.follow')
+        equal(params, {'session': 'b', 'from': 3})
+        c.answer(id, {'next': 3})
+        tell(c, {**begin(3), **new}, {**end(4), **new})
+        p.stdin.close()
+        p.stdin = None
+        peer.finish(p, 0)
+
+
+def test_attach_terminal():
+    """A prompt, live text while a line is typed, Ctrl-C for the answer and for the line, Ctrl-D to leave."""
+    with Peer() as peer:
+        t = Terminal(peer, 'attach', 'a')
+        c = peer.accept()
+        attached(c, text(1, 'hi', role='user', request=1))
+        t.until('user: hi')
+        t.until('> ')
+        t.type('héllo\r')
+        id, params = c.expect('session.say')
+        equal(params['text'], 'héllo')
+        c.answer(id, {'request': 7, 'seq': 1})
+        for e in (text(2, 'héllo', role='user'), begin(3), text(4, 'one €')):
+            c.send([2, 'session.event', [e]])
+        shown = t.until('one €')
+        equal(shown.count('user'), 0, 'what was typed is not shown again')
+        t.type('x')                            # from now on whole lines come above the prompt
+        t.until('> x')
+        c.send([2, 'session.event', [text(5, ' two\nthree')]])
+        assert 'three' not in t.until('two')
+        t.until('> x')
+        t.type('\x03')                         # Ctrl-C: the answer
+        id, _ = c.expect('session.cancel')
+        c.answer(id, {'cancelled': True})
+        c.send([2, 'session.event', [end(6, 'cancelled')]])
+        t.until('three')
+        t.until('> x')
+        t.type('\x03')                         # again: the line
+        t.until('> ')
+        t.type('\x04')                         # Ctrl-D: on an empty line it detaches
+        equal(t.p.wait(timeout=SECONDS), 0)
+        equal(c.request(), None)
+        os.close(t.fd)
+
+
+def test_attach_terminal_leave():
+    """Ctrl-C while a line is being taken leaves, and says whether it may be answered."""
+    for loading in False, True:
+        with Peer() as peer:
+            t = Terminal(peer, 'attach', 'a')
+            c = peer.accept()
+            attached(c)
+            t.until('> ')
+            t.type('hello\r')
+            id, _ = c.expect('session.say')
+            if loading:
+                c.refuse(id, 'loading: the model is still loading')
+                t.until('loading')
+            t.type('\x03')
+            while loading and (r := c.request()):
+                c.refuse(r[0], 'loading: the model is still loading')
+            equal(t.p.wait(timeout=SECONDS), 130)
+            equal(LEFT in t.rest(), not loading)
+            os.close(t.fd)
+
+
+def test_attach_terminal_locale():
+    """What is typed arrives as it is, in whatever locale."""
+    for locale in 'C', 'POSIX', 'no_such_one':
+        with Peer() as peer:
+            t = Terminal(peer, 'attach', 'a', locale=locale)
+            c = peer.accept()
+            attached(c)
+            t.until('> ')
+            t.type('hé €😀\r')
+            _, params = c.expect('session.say')
+            equal(params['text'], 'hé €😀', locale)
+            t.p.kill()
+            os.close(t.fd)
+
+
+main(globals())
