@@ -535,3 +535,30 @@ void desk_texts(struct desk *d, uint64_t order, size_t n)
 
 	desk_until(d, has_text, &c);
 }
+
+void desk_check_log(struct desk *d, const char *name)
+{
+	struct request *r = desk_ask(d, ask_new(VERB_READ, name));
+	const struct value *events;
+	uint64_t position = 0, id;
+	size_t i, k = 0;
+
+	assert_int_equal(r->rc, 0);
+	id = r->session;
+	events = value_get(r->result, "events");
+	for (i = 0; i < events->l.n; i++) {
+		const struct value *e = events->l.items[i];
+
+		assert_int_equal(value_get(e, "seq")->u, i + 1);
+		assert_int_equal(value_get(e, "position")->u, position);
+		if (value_get(e, "tokens") != NULL)
+			position += value_get(e, "tokens")->u;
+		while (k < d->n_seen && (d->seen[k].event.session != id || d->seen[k].event.seq == 0))
+			k++;
+		assert_true(k < d->n_seen);
+		assert_int_equal(d->seen[k].event.seq, i + 1);
+		assert_int_equal(d->seen[k].event.window_start, value_get(e, "window_start")->u);
+		k++;
+	}
+	request_free(r);
+}

@@ -62,6 +62,8 @@ uint8_t desk_reason(const struct desk *d, uint64_t order);
 char *desk_text(const struct desk *d, uint64_t order, size_t *n);
 /* The same from the log, through READ. */
 char *desk_log(struct desk *d, const char *name);
+/* seqs without gaps, positions that follow, everything READ as it was published. */
+void desk_check_log(struct desk *d, const char *name);
 void desk_delete(struct desk *d, const char *name);
 void desk_texts(struct desk *d, uint64_t order, size_t n);     /* waits for so many entries of an answer */
 bool desk_idle(struct desk *d, const char *name);              /* nothing queued */

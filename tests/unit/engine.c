@@ -2,44 +2,14 @@
 #include "tests/unit/engine-desk.h"
 
 #include <setjmp.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include <cmocka.h>
 
 #include "daemon/base/utf8.h"
-
-/* seqs without gaps, positions that follow, everything READ as it was published. */
-static void check_log(struct desk *d, const char *name)
-{
-	struct request *r = desk_ask(d, ask_new(VERB_READ, name));
-	const struct value *events;
-	uint64_t position = 0, id;
-	size_t i, k = 0;
-
-	assert_int_equal(r->rc, 0);
-	id = r->session;
-	events = value_get(r->result, "events");
-	for (i = 0; i < events->l.n; i++) {
-		const struct value *e = events->l.items[i];
-
-		assert_int_equal(value_get(e, "seq")->u, i + 1);
-		assert_int_equal(value_get(e, "position")->u, position);
-		if (value_get(e, "tokens") != NULL)
-			position += value_get(e, "tokens")->u;
-		while (k < d->n_seen && (d->seen[k].event.session != id || d->seen[k].event.seq == 0))
-			k++;
-		assert_true(k < d->n_seen);
-		assert_int_equal(d->seen[k].event.seq, i + 1);
-		assert_int_equal(d->seen[k].event.window_start, value_get(e, "window_start")->u);
-		k++;
-	}
-	request_free(r);
-}
 
 static void conversation(void **state)
 {
@@ -67,7 +37,7 @@ static void conversation(void **state)
 	assert_int_equal(number(r, "position"), value_get(r->result, "head_tokens")->l.n +
 	                 value_get(r->result, "window_tokens")->l.n);
 	request_free(r);
-	check_log(&d, "a");
+	desk_check_log(&d, "a");
 	r = desk_ask(&d, ask_new(VERB_INFO, "a"));
 	assert_string_equal(word(r, "chat"), "chatml");
 	request_free(r);
@@ -155,7 +125,7 @@ static void stop_strings(void **state)
 		assert_int_equal(n_cut, at - whole);
 		assert_memory_equal(cut, whole, n_cut);
 		free(cut);
-		check_log(&d, "a");
+		desk_check_log(&d, "a");
 	}
 	free(whole);
 	desk_stop(&d);
@@ -185,7 +155,7 @@ static void whole_characters(void **state)
 		n_split += e->ids.n > 1;
 	}
 	assert_true(n_split > 0);      /* some were held back */
-	check_log(&d, "a");
+	desk_check_log(&d, "a");
 	desk_stop(&d);
 	desk_remove(&d);
 }
@@ -210,7 +180,7 @@ static void cancelling(void **state)
 	r = desk_ask(&d, ask_new(VERB_CANCEL, "a"));
 	assert_false(number(r, "cancelled"));
 	request_free(r);
-	check_log(&d, "a");
+	desk_check_log(&d, "a");
 	desk_stop(&d);
 	desk_remove(&d);
 }
@@ -239,7 +209,7 @@ static void peers_leave(void **state)
 	assert_int_equal(desk_reason(&d, bound), TURN_CANCELLED);
 	assert_int_equal(desk_reason(&d, queued), TURN_CANCELLED);
 	assert_int_not_equal(desk_reason(&d, free_one), TURN_CANCELLED);
-	check_log(&d, "a");
+	desk_check_log(&d, "a");
 	desk_stop(&d);
 	desk_remove(&d);
 }
@@ -362,74 +332,6 @@ static void renamed_under_a_reader(void **state)
 	refused(&d, r, "no_session");
 	desk_stop(&d);
 	desk_remove(&d);
-}
-
-/* ---- a full disk ---- */
-
-static void files_grow(bool yes)
-{
-	struct rlimit r;
-
-	getrlimit(RLIMIT_FSIZE, &r);
-	r.rlim_cur = yes ? r.rlim_max : 0;
-	assert_int_equal(setrlimit(RLIMIT_FSIZE, &r), 0);
-}
-
-/* What the disk refuses is as if nobody had asked for it: before and after an
- * answer's own entries were refused, too. */
-static void full_disk(unsigned wait_ms)
-{
-	const enum verb verbs[] = { VERB_DELETE, VERB_INFO, VERB_CREATE, VERB_INFO };
-	const char *const whys[] = { "disk", "", "disk", "no_session" };
-	struct request *r, *sent[4];
-	struct desk d;
-	size_t i;
-
-	signal(SIGXFSZ, SIG_IGN);
-	desk_new(&d);
-	desk_start(&d);
-	desk_endless(&d, "a", false);
-	desk_create(&d, "b", true, 1, 0.5f);
-	files_grow(false);
-	usleep(wait_ms * 1000);
-	r = ask_new(VERB_SET, "b");
-	r->given = GIVEN_TEMPERATURE | GIVEN_SHARE;
-	r->settings.sampling.temperature = 2;
-	r->share = SHARE_GROUP_WRITE;
-	refused(&d, r, "disk");
-	for (i = 0; i < 4; i++) {
-		sent[i] = ask_new(verbs[i], i < 2 ? "a" : "c");
-		desk_post(&d, sent[i]);
-	}
-	for (i = 0; i < 4; i++) {
-		desk_answer(&d, sent[i]);
-		assert_string_equal(sent[i]->why.name, whys[i]);
-		request_free(sent[i]);
-	}
-	files_grow(true);
-	r = desk_ask(&d, ask_new(VERB_INFO, "b"));
-	assert_true(value_get(r->result, "temperature")->d == 0.5);
-	assert_string_equal(word(r, "share"), "none");
-	request_free(r);
-	r = desk_ask(&d, ask_new(VERB_CANCEL, "a"));
-	assert_true(number(r, "cancelled"));
-	request_free(r);
-	desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "Again.", 5));
-	check_log(&d, "a");
-	desk_stop(&d);
-	desk_remove(&d);
-}
-
-static void full_disk_at_once(void **state)
-{
-	(void)state;
-	full_disk(0);
-}
-
-static void full_disk_for_a_while(void **state)
-{
-	(void)state;
-	full_disk(300);
 }
 
 /* The head is the whole turn; and the tokens are those of a session in which it is not pinned. */
@@ -562,8 +464,6 @@ int main(void)
 		cmocka_unit_test(deleting),
 		cmocka_unit_test(deleting_in_the_queue),
 		cmocka_unit_test(renamed_under_a_reader),
-		cmocka_unit_test(full_disk_at_once),
-		cmocka_unit_test(full_disk_for_a_while),
 		cmocka_unit_test(pinned_system),
 		cmocka_unit_test(scoring),
 		cmocka_unit_test(another_model),
