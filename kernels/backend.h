@@ -147,7 +147,7 @@ struct kv_shape {
 	uint32_t n_chunk;          /* longest chunk of one session, or more: a ring has that many
 	                              places beside its window, and a cache may be set back by what
 	                              chunks do not use */
-	struct window most;        /* the largest window that a slot must hold */
+	struct window most;        /* the largest window that a slot must hold, wherever sinks and the rest part */
 	uint32_t n_slot;
 };
 
@@ -155,7 +155,7 @@ struct kv_shape {
 
 /* Of this file: counts up with whatever changes in it, so that a module is not
  * taken for what it is not. */
-#define BACKEND_VERSION 5u
+#define BACKEND_VERSION 6u
 
 struct backend_ops {
 	/* These two stay first for ever: nothing else is looked at before they are known
@@ -190,12 +190,15 @@ struct backend_ops {
 	void (*act_free)(struct backend *b, struct act *a);
 
 	/* Bytes of a slot that a session with window w uses: constant, known before
-	 * it is made.  A slot has kv_bytes(shape, shape->most). */
+	 * it is made. */
 	size_t (*kv_bytes)(const struct kv_shape *shape, struct window w);
+	/* Bytes that a slot has: enough for shape->most, and for every window that has fewer tokens
+	 * by two blocks (sinks and the rest are rounded up to blocks), wherever its sinks end. */
+	size_t (*slot_bytes)(const struct kv_shape *shape);
 	/* A name for the byte layout of slots (NULL: no caches of this type); two caches with the same layout name,
 	 * shape and window may exchange bytes. */
 	const char *(*kv_layout)(const struct backend *b, enum kv_type type);
-	/* memory: n_slot * kv_bytes(shape, most) zeroed bytes, page aligned, the
+	/* memory: n_slot * slot_bytes(shape) zeroed bytes, page aligned, the
 	 * caller's, or NULL: the backend's own. */
 	int (*kv_open)(struct backend *b, const struct kv_shape *shape, void *memory,
 	               struct kv **out, struct backend_why *why);

@@ -61,7 +61,7 @@ static int find_shape(struct engine *e, const struct model_info *m, struct reaso
 		.most = { .n_sink = WINDOW_BLOCK, .n_recent = e->n_window_max + WINDOW_BLOCK },
 		.n_slot = e->p.n_slot,
 	};
-	e->slot_bytes = e->ops->kv_bytes(&e->shape, e->shape.most);
+	e->slot_bytes = e->ops->slot_bytes(&e->shape);
 	return 0;
 }
 

@@ -184,7 +184,7 @@ int slots_open(struct slots **out, const struct slots_params *p, struct reason *
 	s->ops = p->ops;
 	s->backend = p->backend;
 	s->n_slot = p->shape->n_slot;
-	s->slot_bytes = p->ops->kv_bytes(p->shape, p->shape->most);
+	s->slot_bytes = p->ops->slot_bytes(p->shape);
 	rc = s->kind->open(s, p, why);
 	if (rc == 0 && p->ops->kv_open(p->backend, p->shape, s->kind->memory(s), &s->kv, &bad) != 0)
 		rc = refuse(why, "memory", "%s", bad.text);

@@ -249,7 +249,7 @@ const struct backend_ops backend_cpu = {
 	.weight_load = cpu_weight_load, .weight_free = cpu_weight_free, .weight_bytes = cpu_weight_bytes,
 	.weight_size = cpu_weight_size,
 	.act_new = cpu_act_new, .act_free = cpu_act_free,
-	.kv_bytes = cpu_kv_bytes, .kv_layout = cpu_kv_layout, .kv_open = cpu_kv_open,
+	.kv_bytes = cpu_kv_bytes, .slot_bytes = cpu_slot_bytes, .kv_layout = cpu_kv_layout, .kv_open = cpu_kv_open,
 	.kv_close = cpu_kv_close, .kv_read = cpu_kv_read, .kv_write = cpu_kv_write,
 	.begin = cpu_begin, .end = cpu_end,
 	.embed = cpu_embed, .norm = cpu_norm, .matmul = cpu_matmul, .store = cpu_store,

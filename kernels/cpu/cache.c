@@ -67,6 +67,12 @@ void cpu_kv_split(const struct kv *kv, const struct layer_place *p, const uint8_
 	s->v_scale = (const uint16_t *)(const void *)(slot + p->v8_scale) + places;
 }
 
+/* So that a slot can be given back to the system. */
+static size_t whole_pages(size_t n)
+{
+	return (n + 4095) / 4096 * 4096;
+}
+
 size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w)
 {
 	struct layer_place p;
@@ -74,8 +80,23 @@ size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w)
 
 	for (uint32_t l = 0; l < shape->n_layer; l++)
 		at = place_layer(shape, &shape->layers[l], w, at, &p);
-	/* Whole pages, so that a slot can be given back to the system. */
-	return (at + 4095) / 4096 * 4096;
+	return whole_pages(at);
+}
+
+/* A sink and another token need not take the same: a layer takes most where all are the one or the other. */
+size_t cpu_slot_bytes(const struct kv_shape *shape)
+{
+	const struct window w = shape->most, sinks = { w.n_recent, w.n_sink };
+	struct layer_place p;
+	size_t at = 0;
+
+	for (uint32_t l = 0; l < shape->n_layer; l++) {
+		const size_t recent = place_layer(shape, &shape->layers[l], w, at, &p);
+		const size_t other = place_layer(shape, &shape->layers[l], sinks, at, &p);
+
+		at = recent > other ? recent : other;
+	}
+	return whole_pages(at);
 }
 
 const char *cpu_kv_layout(const struct backend *b, enum kv_type type)
@@ -137,7 +158,7 @@ int cpu_kv_open(struct backend *b, const struct kv_shape *shape, void *memory,
 	}
 	memcpy(kv->layers, shape->layers, shape->n_layer * sizeof(*kv->layers));
 	kv->shape.layers = kv->layers;
-	kv->slot_bytes = cpu_kv_bytes(&kv->shape, shape->most);
+	kv->slot_bytes = cpu_slot_bytes(&kv->shape);
 	kv->own = memory == NULL;
 	kv->memory = memory ? memory : cpu_alloc(kv->slot_bytes * shape->n_slot);
 	rc = kv->memory ? open_rooms(b, kv) : -ENOMEM;

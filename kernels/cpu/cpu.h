@@ -162,6 +162,7 @@ void cpu_rotate(const struct backend *b, const struct rope_table *t, uint32_t ro
                 float scale, const float *in, float *out);
 
 size_t cpu_kv_bytes(const struct kv_shape *shape, struct window w);
+size_t cpu_slot_bytes(const struct kv_shape *shape);
 const char *cpu_kv_layout(const struct backend *b, enum kv_type type);
 int cpu_kv_open(struct backend *b, const struct kv_shape *shape, void *memory,
                 struct kv **out, struct backend_why *why);

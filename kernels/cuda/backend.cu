@@ -332,7 +332,7 @@ const struct backend_ops sinkd_backend = {
 	.weight_load = cuda_weight_load, .weight_free = cuda_weight_free, .weight_bytes = cuda_weight_bytes,
 	.weight_size = cuda_weight_size, .act_size = cuda_act_size,
 	.act_new = cuda_act_new, .act_free = cuda_act_free,
-	.kv_bytes = cuda_kv_bytes, .kv_layout = cuda_kv_layout, .kv_open = cuda_kv_open,
+	.kv_bytes = cuda_kv_bytes, .slot_bytes = cuda_slot_bytes, .kv_layout = cuda_kv_layout, .kv_open = cuda_kv_open,
 	.kv_close = cuda_kv_close, .kv_read = cuda_kv_read, .kv_write = cuda_kv_write, .kv_clear = cuda_kv_clear,
 	.memory = backend_memory, .work_size = cuda_work_size, .host_new = host_new, .host_free = host_free,
 	.begin = backend_begin, .end = backend_end,

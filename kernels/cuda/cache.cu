@@ -45,6 +45,12 @@ size_t cuda_kv_bytes(const struct kv_shape *shape, struct window w)
 	return (at + 4095) / 4096 * 4096;
 }
 
+/* A sink takes what any other token takes. */
+size_t cuda_slot_bytes(const struct kv_shape *shape)
+{
+	return cuda_kv_bytes(shape, shape->most);
+}
+
 const char *cuda_kv_layout(const struct backend *b, enum kv_type type)
 {
 	(void)b;
@@ -112,7 +118,7 @@ int cuda_kv_open(struct backend *b, const struct kv_shape *shape, void *memory,
 	}
 	memcpy(kv->layers, shape->layers, shape->n_layer * sizeof(*kv->layers));
 	kv->shape.layers = kv->layers;
-	kv->slot_bytes = cuda_kv_bytes(&kv->shape, shape->most);
+	kv->slot_bytes = cuda_slot_bytes(&kv->shape);
 	n = kv->slot_bytes * shape->n_slot;
 	kv->n_partial = cuda_attend_room(&kv->shape, b->n_row_max);
 	rc = step_room(b, shape->n_layer);

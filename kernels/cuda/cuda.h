@@ -234,6 +234,7 @@ CUDA_HIDDEN size_t cuda_work_size(const struct backend *b, const struct kv_shape
 CUDA_HIDDEN bool cuda_is_vector(const struct weight *w, uint32_t width);       /* NULL is fine */
 
 CUDA_HIDDEN size_t cuda_kv_bytes(const struct kv_shape *shape, struct window w);
+CUDA_HIDDEN size_t cuda_slot_bytes(const struct kv_shape *shape);
 CUDA_HIDDEN const char *cuda_kv_layout(const struct backend *b, enum kv_type type);
 CUDA_HIDDEN int cuda_kv_open(struct backend *b, const struct kv_shape *shape, void *memory,
                              struct kv **out, struct backend_why *why);

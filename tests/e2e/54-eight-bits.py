@@ -35,5 +35,15 @@ for option, usual, eight in CASES:
         check(after.startswith(before) and len(after) > len(before), f'{option}: a session goes on when it changes', before[-80:], after[-160:])
         check('another layout' in d.log_text()[said:], f'{option}: a checkpoint of the other kind is named in the log')
 
+# Sinks are halves, and take more than the bytes of the rest: the largest windows, whatever of them are sinks
+with Daemon('--kv-type', 'q8') as d:
+    most = d.rpc().call('server.info')['limits']['window'] - 1
+    for sinks in 0, 1, most // 2, most - 1:
+        c, name = d.rpc(), f's{sinks}'
+        c.call('session.create', session=name, raw=True, sinks=sinks, window=most - sinks)
+        c.call('session.append', session=name, text=book(3000).decode(), wait=True)
+        c.call('session.generate', session=name, max_tokens=5)
+        d.idle(name)
+
 r = run_sinkd('--activation-bits', '4', '--model', 'x', '--check-config')
 check(r.code == 2 and '15|8' in r.err, 'activations of four bits are refused', r.err)

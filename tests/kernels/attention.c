@@ -510,6 +510,7 @@ int main(void)
 		cmocka_unit_test(moved_slot),
 		cmocka_unit_test(slots_bad_shapes),
 		cmocka_unit_test(slots_half_the_bytes),
+		cmocka_unit_test(slots_hold_all_windows),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

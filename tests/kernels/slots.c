@@ -181,6 +181,25 @@ void slots_bad_shapes(void **state)
 	desk_ops->close(b);
 }
 
+/* Whatever of a window are sinks, a slot has room for it; layers without sinks are there, too. */
+void slots_hold_all_windows(void **state)
+{
+	const uint32_t dims[] = { 16, 64, 80, 256 }, most = 300;
+
+	(void)state;
+	for (size_t i = 0; i < 3 * sizeof dims / sizeof *dims; i++) {
+		const enum kv_type type = i % 3 == 0 ? KV_F16 : i % 3 == 1 ? KV_F32 : KV_Q8;
+		const struct kv_layer layers[] = { { 3, dims[i / 3], 0 }, { 1, dims[i / 3], 40 }, { 2, 64, 0 } };
+		const struct kv_shape shape = { type, 3, layers, 48, { WINDOW_BLOCK, most + WINDOW_BLOCK }, 1 };
+
+		for (uint32_t n_sink = 0; type <= desk_kv_most && n_sink < most; n_sink++) {
+			const struct window w = { n_sink, most - n_sink };
+
+			assert_true(desk_ops->kv_bytes(&shape, w) <= desk_ops->slot_bytes(&shape));
+		}
+	}
+}
+
 /* A ring of bytes takes half of one of halves, and a scale for 32 and for 64 values. */
 void slots_half_the_bytes(void **state)
 {

@@ -5,5 +5,6 @@
 void slots_among_many(void **state);
 void slots_bad_shapes(void **state);
 void slots_half_the_bytes(void **state);
+void slots_hold_all_windows(void **state);
 
 #endif
