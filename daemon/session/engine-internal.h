@@ -75,6 +75,8 @@ struct timeline {
 	char bad[160];             /* its log does not verify: why */
 	bool creating;             /* not stored yet: nobody sees it */
 	bool undoing;              /* it is not to be after all: out of the store again, however often that fails */
+	bool changing;             /* a request's change of its row is on its way to disk */
+	char new_name[SESSION_NAME_MAX + 1];   /* and with it this name; "": none */
 	bool deleting, gone;       /* gone: out of every table, freed with its last job */
 	bool changed;              /* belongs to another model */
 	bool oversize;             /* its window is larger than a slot */
@@ -139,8 +141,6 @@ struct call {
 	bool own;                  /* no request asked for it */
 	void (*done)(struct call *c, struct store_job *j);
 	uint64_t n;                /* the caller's */
-	char name[SESSION_NAME_MAX + 1];       /* rename: the old one */
-	struct session_row *before;            /* set: as it was; owned by changed_row */
 	struct store_job *keep;    /* set by done: the job is not freed */
 	struct swap_copy *copy;    /* save: what is written */
 };
@@ -204,6 +204,7 @@ struct engine {
 
 	struct timeline *hash[HASH_SIZE];
 	uint64_t n_session;
+	uint32_t n_renaming;       /* of them on their way to another name */
 	struct timeline *waiting, **waiting_last;
 	struct request *deferred, **deferred_last;     /* those that wait; see request.c */
 	struct request *deferred_of[PEER_HASH];        /* the same by peer: the newest, and through older the rest */
@@ -291,6 +292,8 @@ int timeline_workable(const struct timeline *t, struct reason *why);
 struct timeline *timeline_new(struct engine *e, const struct session_row *row);
 void timeline_free(struct timeline *t);
 struct timeline *timeline_find(struct engine *e, uid_t uid, const char *name);
+/* One that is on its way to that name. */
+struct timeline *timeline_to_be(struct engine *e, uid_t uid, const char *name);
 struct timeline *timeline_by_id(struct engine *e, uint64_t id);
 struct timeline *timeline_at(struct engine *e, size_t bucket, struct timeline *after);
 void timeline_adopt(struct timeline *t);       /* what depends on the loaded model */

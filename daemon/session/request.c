@@ -174,12 +174,13 @@ bool requests_want_model(const struct engine *e)
 	return r != NULL;
 }
 
-/* Is the session on its way to disk, or from there?  That is nothing to those who may not see it. */
+/* Is the session, or its name, on its way to disk, or from there?  That is nothing to those who may not see it. */
 static bool in_the_making(struct engine *e, const struct request *r, const char *name)
 {
-	const struct timeline *t = timeline_find(e, r->owner, name);
+	const struct timeline *t = timeline_find(e, r->owner, name), *to_be = timeline_to_be(e, r->owner, name);
 
-	return t != NULL && ((t->creating && !t->undoing) || t->deleting) && may(r, t, ACCESS_READ);
+	return (t != NULL && ((t->creating && !t->undoing) || t->deleting || t->changing) && may(r, t, ACCESS_READ)) ||
+	       (to_be != NULL && may(r, to_be, ACCESS_READ));
 }
 
 static bool names(const struct request *r, uid_t owner, const char *name)

@@ -50,6 +50,18 @@ struct timeline *timeline_find(struct engine *e, uid_t uid, const char *name)
 	return t;
 }
 
+struct timeline *timeline_to_be(struct engine *e, uid_t uid, const char *name)
+{
+	struct timeline *t;
+	size_t i;
+
+	for (i = 0; e->n_renaming > 0 && i < HASH_SIZE; i++)
+		for (t = e->hash[i]; t != NULL; t = t->hash_next)
+			if (t->row.uid == uid && t->new_name[0] != '\0' && strcmp(t->new_name, name) == 0)
+				return t;
+	return NULL;
+}
+
 struct timeline *timeline_by_id(struct engine *e, uint64_t id)
 {
 	struct timeline *t;
@@ -242,56 +254,40 @@ static void take_name(struct timeline *t, const char *name)
 	link_in(t);
 }
 
-/* A refused `set` is undone, unless another one has built on it: that one is on
- * its way to disk with both. */
-static void undo_set(struct timeline *t, const struct session_row *refused, const struct session_row *before)
-{
-	if (memcmp(&t->row.settings, &refused->settings, sizeof t->row.settings) != 0 ||
-	    t->row.share != refused->share)
-		return;
-	t->row.settings = before->settings;
-	t->row.share = before->share;
-}
-
 static void changed_row(struct call *c, struct store_job *j)
 {
+	struct engine *e = c->engine;
 	struct timeline *t = c->t;
 	struct request *r = c->r;
+	const bool renamed = t->new_name[0] != '\0';
 
-	if (c->before != NULL && j->rc != 0)
-		undo_set(t, &j->row, c->before);
-	free(c->before);
-	if (t->deleting || t->gone) {
-		answer_refused(c->engine, r, "no_session", "the session has been deleted");
-		return;
-	}
+	t->changing = false;
+	t->new_name[0] = '\0';
+	e->n_renaming -= renamed;
+	e->again = true;
 	if (j->rc != 0) {
-		if (c->name[0] != '\0')
-			take_name(t, c->name);
-		answer_failed(c->engine, r, j, "the change could not be written to disk");
+		answer_failed(e, r, j, "the change could not be written to disk");
 		return;
 	}
-	if (c->name[0] != '\0')
+	t->row.settings = j->row.settings;
+	t->row.share = j->row.share;
+	if (r->given & GIVEN_MODEL)
+		t->row.n_kill = j->row.n_kill;
+	if (renamed) {
+		take_name(t, j->row.name);
 		timeline_news(t, EVENT_STATE, "renamed", 1);
+	}
 	r->result = session_value(t);
-	answer(c->engine, r);
+	answer(e, r);
 	resident_want(t);
 }
 
-/* t->row has been changed already, so that the next change builds on this one;
- * old_name or before (owned): taken again when the store refuses. */
-static void change_row(struct engine *e, struct request *r, struct timeline *t, const char *old_name,
-                       struct session_row *before)
+/* It is as before until the store has taken the row; meanwhile who names it waits. */
+static void change_row(struct request *r, struct timeline *t, struct store_job *j)
 {
-	struct store_job *j = store_job_new(STORE_SESSION_PUT, t->row.id);
-	struct call *c = call_new(e, t, r, changed_row);
-
 	j->durable = true;
-	j->row = t->row;
-	c->before = before;
-	if (old_name != NULL)
-		snprintf(c->name, sizeof c->name, "%s", old_name);
-	call_post(c, j);
+	t->changing = true;
+	call_post(call_new(t->engine, t, r, changed_row), j);
 }
 
 static int set_check(const struct request *r, const struct timeline *t)
@@ -307,32 +303,37 @@ static int set_check(const struct request *r, const struct timeline *t)
 	return settings_check(&r->settings, r->given, why);
 }
 
+static struct store_job *row_job(const struct timeline *t)
+{
+	struct store_job *j = store_job_new(STORE_SESSION_PUT, t->row.id);
+
+	j->row = t->row;
+	return j;
+}
+
 void verb_set(struct engine *e, struct request *r, struct timeline *t)
 {
-	struct session_row *before;
+	struct store_job *j;
 
 	r->rc = store_read_only(e->p.store, &r->why) ? REFUSED : set_check(r, t);
 	if (r->rc != 0) {
 		answer(e, r);
 		return;
 	}
-	before = malloc(sizeof *before);
-	if (before == NULL)
-		abort();
-	*before = t->row;
-	settings_merge(&t->row.settings, &r->settings, r->given);
+	j = row_job(t);
+	settings_merge(&j->row.settings, &r->settings, r->given);
 	if (r->given & GIVEN_SHARE)
-		t->row.share = r->share;
+		j->row.share = r->share;
 	/* Rebuilt with the loaded model: one that was set aside gets another chance. */
 	if (r->given & GIVEN_MODEL)
-		t->row.n_kill = 0;
-	change_row(e, r, t, NULL, before);
+		j->row.n_kill = 0;
+	change_row(r, t, j);
 }
 
 void verb_rename(struct engine *e, struct request *r, struct timeline *t)
 {
 	const struct timeline *there;
-	char old[SESSION_NAME_MAX + 1];
+	struct store_job *j;
 
 	if (store_read_only(e->p.store, &r->why)) {
 		r->rc = REFUSED;
@@ -344,9 +345,11 @@ void verb_rename(struct engine *e, struct request *r, struct timeline *t)
 	} else if (there != NULL) {
 		answer_refused(e, r, "session_exists", "there is a session %s", r->new_name);
 	} else {
-		memcpy(old, t->row.name, sizeof old);
-		take_name(t, r->new_name);
-		change_row(e, r, t, old, NULL);
+		j = row_job(t);
+		snprintf(j->row.name, sizeof j->row.name, "%s", r->new_name);
+		snprintf(t->new_name, sizeof t->new_name, "%s", r->new_name);
+		e->n_renaming++;
+		change_row(r, t, j);
 	}
 }
 
