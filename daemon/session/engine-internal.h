@@ -100,6 +100,7 @@ struct timeline {
 	uint64_t ring_from;        /* first position that the ring still holds */
 	uint64_t rebuild_from;     /* n_computed when a rebuild began */
 	uint64_t told_start;       /* window start of the last `evicted` */
+	uint64_t woken_chain;      /* of the log, when it got its slot */
 	uint64_t since_saved;      /* tokens computed since the last checkpoint */
 	bool rebuilding, saving, moved;
 	int progress_told;         /* per cent */
@@ -111,6 +112,7 @@ struct timeline {
 	uint32_t n_putting;        /* say and generate that are on their way to disk */
 	struct order *cur;
 	bool asking;               /* STORE_ORDER_NEXT is on its way */
+	bool seeking;              /* the same, for an answer that is to be cancelled without a slot */
 	bool cancel;               /* the current generation is to end */
 	bool fresh;                /* cur has no entry in the log yet */
 	struct held held;
@@ -318,6 +320,7 @@ void verb_order(struct engine *e, struct request *r, struct timeline *t);      /
 int caps_check(const struct engine *e, uid_t uid, size_t n, struct reason *why);       /* may so many more bytes wait? */
 void verb_cancel(struct engine *e, struct request *r, struct timeline *t);
 void verb_peer_gone(struct engine *e, struct request *r, struct timeline *t);
+void order_cancel_waiting(struct timeline *t); /* what it has no slot for, where somebody wants it cancelled */
 void order_ask(struct timeline *t);            /* the next one, from the store */
 void order_done(struct timeline *t);           /* stage 2 has been posted: cur ends */
 void waiters_answer(struct timeline *t, uint64_t order, const struct order_progress *p);

@@ -206,6 +206,8 @@ static void asked(struct call *c, struct store_job *j)
 	t->asking = false;
 	if (t->deleting || t->gone)
 		return;
+	if (t->failed != NULL)         /* which the answer knows nothing of; who retries asks again */
+		return;
 	if (j->rc != 0 && store_passes(&j->why)) {
 		timeline_stall(t, &j->why);    /* where its requests stand waits for the disk */
 		return;
@@ -229,6 +231,7 @@ static void asked(struct call *c, struct store_job *j)
 	t->cancel = b != NULL ? b->gone : (t->cur->given & GIVEN_UNTIL) != 0;
 	if (t->cur->kind != ORDER_APPEND && waiters_cancel(t, t->cur->id))
 		t->cancel = true;
+	order_cancel_waiting(t);
 }
 
 void order_ask(struct timeline *t)
@@ -241,6 +244,91 @@ void order_ask(struct timeline *t)
 	j = store_job_new(STORE_ORDER_NEXT, t->row.id);
 	j->from = t->last_order;
 	call_post(call_new(t->engine, t, NULL, asked), j);
+}
+
+static void unqueue(struct timeline *t, uint64_t n_byte);
+
+/* ---- an answer that is cancelled while its session has no slot, or no cache yet ----
+ *
+ * What of it is in the log stays; the end of its turn is an entry like any other, which needs no
+ * cache.  Where appends stand before it, it leaves the queue from between them. */
+
+static bool slotless(const struct timeline *t)
+{
+	return t->engine->phase == PHASE_READY && t->state != TIMELINE_READY && !t->deleting && !t->gone &&
+	       !t->stalled && timeline_workable(t, NULL) == 0;
+}
+
+/* Who is put back into its slot by a copy of before finds its own log: nothing was computed since. */
+static void renew_copy(struct timeline *t, uint64_t before)
+{
+	struct swap_copy *copy = t->engine->swap != NULL ? swap_find(t->engine->swap, t->row.id) : NULL;
+
+	if (copy != NULL && copy->c.n_computed == t->row.n_token && copy->c.chain == before)
+		copy->c.chain = t->row.chain;
+}
+
+/* o (owned) ends; what is current stays so. */
+static void cancel_now(struct timeline *t, struct order *o)
+{
+	struct order *cur = t->cur == o ? NULL : t->cur;
+	uint64_t last = t->last_order, chain = t->row.chain;
+	bool fresh = t->fresh;
+
+	t->cur = o;
+	generate_end(t, TURN_CANCELLED);
+	t->last_order = last;          /* others may have come before it */
+	t->cur = cur;
+	t->fresh = fresh;
+	renew_copy(t, chain);
+}
+
+static void sought(struct call *c, struct store_job *j)
+{
+	struct order_progress none = { 0 };
+	struct timeline *t = c->t;
+	struct order *o = j->order;
+
+	t->seeking = false;
+	/* Else it is cancelled when its turn comes, or was found on another way. */
+	if (j->rc != 0 || !slotless(t) || t->asking || t->failed != NULL ||
+	    (t->cur != NULL && t->cur->kind != ORDER_APPEND))
+		return;
+	if (o == NULL && t->n_putting == 0) {
+		waiters_answer(t, NEXT_ANSWER, &none);
+	} else if (o == NULL) {
+		order_cancel_waiting(t);       /* it was put behind this question */
+	} else if (waiters_cancel(t, o->id)) {
+		j->order = NULL;
+		cancel_now(t, o);
+	}
+}
+
+static bool wants_cancel(const struct timeline *t)
+{
+	const struct waiter *w = t->waiters;
+
+	while (w != NULL && w->request->verb != VERB_CANCEL)
+		w = w->next;
+	return w != NULL;
+}
+
+void order_cancel_waiting(struct timeline *t)
+{
+	struct store_job *j;
+
+	if (!slotless(t) || t->asking || t->seeking || t->failed != NULL || !wants_cancel(t))
+		return;
+	if (t->cur != NULL && t->cur->kind != ORDER_APPEND) {
+		if (t->cancel)
+			cancel_now(t, t->cur);
+		return;
+	}
+	t->seeking = true;
+	j = store_job_new(STORE_ORDER_NEXT, t->row.id);
+	j->from = t->last_order;
+	j->answers = true;
+	call_post(call_new(t->engine, t, NULL, sought), j);
 }
 
 static void unqueue(struct timeline *t, uint64_t n_byte)
@@ -259,10 +347,10 @@ void order_done(struct timeline *t)
 	t->cur = NULL;
 	t->cancel = false;
 	held_clear(&t->held);
-	if (t->n_queued > 0)
-		order_ask(t);
-	else
+	if (t->n_queued == 0)
 		waiters_none(t);
+	else if (t->state == TIMELINE_READY)
+		order_ask(t);
 }
 
 /* ---- accepting ---- */
@@ -475,10 +563,12 @@ void verb_cancel(struct engine *e, struct request *r, struct timeline *t)
 	if (t->cur != NULL && t->cur->kind != ORDER_APPEND) {
 		t->cancel = true;
 		wait_for(t, r, t->cur->id);
+		order_cancel_waiting(t);
 		return;
 	}
 	if (any_to_come(t)) {
 		wait_for(t, r, NEXT_ANSWER);
+		order_cancel_waiting(t);
 		return;
 	}
 	r->result = cancelled_value(false);

@@ -37,6 +37,7 @@ void resident_want(struct timeline *t)
 	t->wait_next = NULL;
 	*e->waiting_last = t;
 	e->waiting_last = &t->wait_next;
+	order_cancel_waiting(t);
 }
 
 /* It is deleted: it stands in no line. */
@@ -161,8 +162,8 @@ static void lacking(struct timeline *t, const struct store_job *j)
 static void got_tokens(struct call *c, struct store_job *j)
 {
 	struct timeline *t = c->t;
-	uint64_t from = c->n, n = j->ids.n, i;
-	bool tail = j->from + j->limit == t->row.n_token;
+	uint64_t from = j->from, n = j->ids.n, room = t->engine->ring_room, i;
+	bool tail = c->n != 0;
 
 	if (t->deleting || t->gone || t->state != TIMELINE_LOADING)
 		return;
@@ -173,23 +174,25 @@ static void got_tokens(struct call *c, struct store_job *j)
 	for (i = 0; i < n; i++) {
 		if (from + i < t->row.window.n_sink)
 			t->head[from + i] = j->ids.data[i];
-		t->ring[(from + i) % t->engine->ring_room] = j->ids.data[i];
+		if (from + i + room >= t->n_token)     /* it may have gone on: see cancel_now */
+			t->ring[(from + i) % room] = j->ids.data[i];
 	}
 	if (!tail)
 		return;
-	t->ring_from = from;
+	t->ring_from = from > at_least_zero(t->n_token, room) ? from : at_least_zero(t->n_token, room);
 	ready(t);
 	if (!t->rebuilding)
 		timeline_back(t);
 }
 
-static void ask_tokens(struct timeline *t, uint64_t from, uint64_t to)
+static void ask_tokens(struct timeline *t, uint64_t from, uint64_t to, bool tail)
 {
 	struct store_job *j = store_job_new(STORE_TOKENS, t->row.id);
 	struct call *c = call_new(t->engine, t, NULL, got_tokens);
 
-	j->from = c->n = from;
+	j->from = from;
 	j->limit = to - from;
+	c->n = tail;
 	call_post(c, j);
 }
 
@@ -211,9 +214,9 @@ static void load_tokens(struct timeline *t)
 		if (from <= sinks)
 			from = 0;
 		else if (sinks > 0)
-			ask_tokens(t, 0, sinks < n ? sinks : n);
+			ask_tokens(t, 0, sinks < n ? sinks : n, false);
 	}
-	ask_tokens(t, from, n);
+	ask_tokens(t, from, n, true);
 }
 
 /* Why a checkpoint is of no use; NULL: it is. */
@@ -229,7 +232,7 @@ static const char *unusable(const struct timeline *t, const struct checkpoint *c
 		return "it has another layout";
 	if (c->n_computed > t->row.n_token || c->start > c->n_computed)
 		return "it is ahead of the log";
-	if (c->n_computed == t->row.n_token && c->chain != t->row.chain)
+	if (c->n_computed == t->row.n_token && c->chain != t->woken_chain)
 		return "it is of another log";
 	return NULL;
 }
@@ -303,6 +306,7 @@ static void settle(struct timeline *t, uint32_t slot, uint64_t n_computed, uint6
 	t->n_computed = n_computed;
 	t->start = start;
 	t->ring_from = t->n_token;
+	t->woken_chain = t->row.chain;
 	t->rebuilding = t->moved = false;
 	t->since_saved = 0;
 	t->last_step = e->stats.steps;

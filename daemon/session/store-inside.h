@@ -69,6 +69,8 @@ struct track {
 		" WHERE session = ? AND key = ?") \
 	X(ORDER_NEXT, "SELECT " ORDER " FROM queue" \
 		" WHERE session = ? AND id > ? AND stage < 2 ORDER BY id LIMIT 1") \
+	X(ANSWER_NEXT, "SELECT " ORDER " FROM queue" \
+		" WHERE session = ? AND id > ? AND stage < 2 AND kind <> 1 ORDER BY id LIMIT 1") \
 	X(ORDER_PROGRESS, "UPDATE queue SET stage=?, offset=?, n_generated=?, answer=?, seq=?" \
 		" WHERE id = ? AND session = ? AND stage < 2") \
 	X(ORDER_FORGET, "DELETE FROM queue WHERE id = ? AND key IS NULL") \
@@ -217,5 +219,7 @@ int walk_next(struct walk *w, struct event *e, bool *row, struct reason *why);
 void walk_end(struct walk *w);
 int entry_insert(struct store *s, const struct event *e, uint64_t chain, struct reason *why);
 int log_verify_tail(struct store *s, struct track *t, uint64_t n, struct reason *why);
+/* Is this the chain after one of the last entries, behind which there are no tokens? */
+bool log_tail_has(struct store *s, struct track *t, uint64_t chain);
 
 #endif

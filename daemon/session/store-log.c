@@ -16,6 +16,7 @@
 
 #define READ_ENTRIES 1000
 #define READ_BYTES (512u << 10)
+#define TAIL_LOOK 1000         /* entries without tokens that a checkpoint may lie behind */
 
 /* ---- appending ---- */
 
@@ -291,6 +292,22 @@ int log_verify_tail(struct store *s, struct track *t, uint64_t n, struct reason 
 	if (rc == 0 && position != t->n_token)
 		rc = track_damaged(t, why, "its row says %" PRIu64 " tokens, its log %" PRIu64, t->n_token, position);
 	return rc;
+}
+
+bool log_tail_has(struct store *s, struct track *t, uint64_t chain)
+{
+	uint64_t seq, position, at;
+	struct reason why;
+
+	for (seq = t->n_seq; seq > 0 && t->n_seq - seq < TAIL_LOOK; seq--) {
+		if (entry_at(s, t, seq, &position, &at, &why) != 0)
+			return false;
+		if (at == chain)
+			return true;
+		if (position < t->n_token)
+			return false;
+	}
+	return false;
 }
 
 static void events_free(struct store_job *j)

@@ -184,7 +184,7 @@ int run_order_next(struct store *s, struct store_job *j)
 	rc = track_get(s, j->session, &t, &j->why);
 	if (rc != 0)
 		return rc;
-	q = db_statement(s, SQL_ORDER_NEXT, &j->why);
+	q = db_statement(s, j->answers ? SQL_ANSWER_NEXT : SQL_ORDER_NEXT, &j->why);
 	if (q == NULL)
 		return REFUSED;
 	sqlite3_bind_int64(q, 1, (sqlite3_int64)j->session);

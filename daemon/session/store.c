@@ -206,8 +206,19 @@ static int run_checkpoint_put(struct store *s, struct store_job *j)
 
 static int run_checkpoint_get(struct store *s, struct store_job *j)
 {
+	struct checkpoint *c;
+	struct track *t;
+	struct reason why;
+	int rc;
+
 	checkpoint_free(j->checkpoint);
-	return checkpoint_get(s->disk, s->fd_checkpoint, j->session, &j->checkpoint, &j->why);
+	rc = checkpoint_get(s->disk, s->fd_checkpoint, j->session, &j->checkpoint, &j->why);
+	c = j->checkpoint;
+	/* An answer that was cancelled while it waited has left an entry, and no tokens. */
+	if (rc == 0 && track_get(s, j->session, &t, &why) == 0 && c->n_computed == t->n_token && c->chain != t->chain &&
+	    log_tail_has(s, t, c->chain))
+		c->chain = t->chain;
+	return rc;
 }
 
 static int run_checkpoint_drop(struct store *s, struct store_job *j)

@@ -74,8 +74,8 @@ enum store_op {
 	STORE_ORDER_PUT,       /* order: gets its id; positive STORE_REPEATED: the key was seen,
 	                          order.id, .progress and .log_seq are the first one's; the last
 	                          KEYS_KEPT finished ones of a session are known. durable */
-	STORE_ORDER_NEXT,      /* session, order id `from`: the first unfinished order with id > from;
-	                          order NULL: none */
+	STORE_ORDER_NEXT,      /* session, order id `from`: the first unfinished order with id > from,
+	                          which is an answer where answers is set; order NULL: none */
 	STORE_LOG,             /* events (n_event) of one session, going on from the last in seq and
 	                          position; row: n_token (the last one's position + ids, checked),
 	                          chat, used, n_kill are stored; n_seq and chain are outputs.
@@ -87,7 +87,8 @@ enum store_op {
 	STORE_TOKENS,          /* session, from (position), limit (0: all): ids, in one list.  disk: some
 	                          of them have been answered and wait to be written */
 	STORE_CHECKPOINT_PUT,  /* session, checkpoint: a commit, then temporary name, fsync, rename */
-	STORE_CHECKPOINT_GET,  /* session: checkpoint; REFUSED bad_checkpoint; positive STORE_NONE */
+	STORE_CHECKPOINT_GET,  /* session: checkpoint, with the chain of the log where that has got no tokens
+	                          since; REFUSED bad_checkpoint; positive STORE_NONE */
 	STORE_CHECKPOINT_DROP, /* session: overwritten and removed */
 	STORE_SYNC,            /* a commit now. durable */
 	STORE_STOP,            /* store_close's own */
@@ -126,6 +127,7 @@ struct store_job {
 	uint64_t limit, limit_bytes;
 	struct session_row row;
 	struct order *order;       /* owned */
+	bool answers;              /* ORDER_NEXT */
 	bool known_only;           /* ORDER_PUT: refused, without a reason, unless its key is known */
 	uint64_t order_id;
 	struct order_progress progress;

@@ -7,9 +7,11 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -326,6 +328,83 @@ static void bound_over_a_restart(void **state)
 	desk_remove(&d);
 }
 
+static atomic_bool gate;               /* what is read from a checkpoint waits behind it */
+
+static int read_slowly(void *ctx, int file, void *p, size_t n, uint64_t at)
+{
+	while (at > 0 && gate)
+		usleep(1000);
+	return disk_real.read(ctx, file, p, n, at);
+}
+
+static bool in_state(struct desk *d, const char *name, const char *state)
+{
+	struct request *r = desk_ask(d, ask_new(VERB_INFO, name));
+	bool yes = strcmp(word(r, "state"), state) == 0;
+
+	request_free(r);
+	return yes;
+}
+
+/* Waits until a session that has been put out in the middle of its answer stands so, and cancels that there. */
+static void cancel_in(struct desk *d, const char *name, const char *state)
+{
+	struct request *r = ask_new(VERB_CANCEL, name);
+
+	while (!in_state(d, name, state)) {
+		gate = strcmp(state, "loading") == 0 && !in_state(d, "b", "loading");
+		desk_pump(d, 1);
+	}
+	desk_post(d, r);
+	desk_pump(d, 50);
+	assert_true(in_state(d, name, state) || strcmp(state, "loading") != 0);
+	gate = false;
+	assert_true(number(desk_answer(d, r), "cancelled"));
+	request_free(r);
+}
+
+/* What a session says after an answer that was cancelled while it had no slot, or no cache yet, is what it says
+ * where all is built from its log. */
+static void cancelled_without_a_slot(void **state)
+{
+	static const char *const states[] = { "queued", "loading" };
+	struct disk disk = disk_real;
+	struct desk d, copy;
+	char *here, *there;
+	uint64_t order;
+	int how;
+
+	(void)state;
+	disk.read = read_slowly;
+	for (how = 0; how < 2; how++) {
+		desk_new(&d);
+		d.p.n_slot = 1;
+		d.p.slot_seconds = 0.05;
+		d.disk = &disk;
+		desk_start(&d);
+		desk_endless(&d, "b", false);
+		order = desk_endless(&d, "a", false);
+		cancel_in(&d, "a", states[how]);
+		assert_int_equal(desk_reason(&d, order), TURN_CANCELLED);
+		request_free(desk_ask(&d, ask_new(VERB_CANCEL, "b")));
+		desk_crash(&d, &copy);
+		desk_drop_checkpoints(&copy);
+		desk_start(&copy);
+		desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "And now?", 30));
+		desk_turn_end(&copy, desk_order(&copy, VERB_SAY, "a", "And now?", 30));
+		here = desk_log(&d, "a");
+		there = desk_log(&copy, "a");
+		assert_string_equal(here, there);
+		assert_int_equal(desk_stat(&d, "rebuilt_sessions"), 0);
+		free(here);
+		free(there);
+		desk_stop(&copy);
+		desk_remove(&copy);
+		desk_stop(&d);
+		desk_remove(&d);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -337,6 +416,7 @@ int main(void)
 		cmocka_unit_test(damaged_checkpoint),
 		cmocka_unit_test(bound_over_a_restart),
 		cmocka_unit_test(power_loss),
+		cmocka_unit_test(cancelled_without_a_slot),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
