@@ -17,6 +17,7 @@
 
 #define EXTEND_SECONDS 60
 #define LOADING_MS 500
+#define CHECK_RATE 100000              /* bytes a second of a database that is read: a slow card, page by page */
 
 /* At most a few times a second: sending may wait for a manager that is busy. */
 void watchdog_loading(struct serve *s)
@@ -28,6 +29,15 @@ void watchdog_loading(struct serve *s)
 	s->told = now;
 	sd_notifyf(0, "STATUS=loading: %.0f %% %s\nEXTEND_TIMEOUT_USEC=%u000000", 100 * s->progress, s->text,
 	           EXTEND_SECONDS);
+}
+
+/* Before there is a loop: one message for all of it.  SQLite does not come back to us while it reads. */
+void serve_checking(void *serve, uint64_t n_byte)
+{
+	(void)serve;
+	sd_notifyf(0, "STATUS=checking the database, %.1f MB: it was not closed, or is not as it was then\n"
+	           "EXTEND_TIMEOUT_USEC=%llu000000", (double)n_byte / 1e6,
+	           (unsigned long long)(EXTEND_SECONDS + n_byte / CHECK_RATE));
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *ctx)

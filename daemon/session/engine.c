@@ -221,6 +221,7 @@ static int each_session(void *ctx, const struct store_session *s)
 	/* Killed from outside while it computed: that is nobody's fault. */
 	if (!t->engine->p.crashed && t->row.n_kill > 0)
 		t->row.n_kill--;
+	engine_tell(t->engine, ENGINE_LOADING, 0, NULL);       /* the end of its log has been read */
 	return 0;
 }
 

@@ -200,6 +200,19 @@ bool dir_untouched(struct store *s)
 	return same;
 }
 
+uint64_t dir_size(const struct store *s)
+{
+	static const char *const names[] = { "sinkd.db", "sinkd.db-wal" };
+	uint64_t n = 0;
+	struct stat st;
+	size_t i;
+
+	for (i = 0; i < sizeof names / sizeof *names; i++)
+		if (fstatat(s->fd_dir, names[i], &st, AT_SYMLINK_NOFOLLOW) == 0)
+			n += (uint64_t)st.st_size;
+	return n;
+}
+
 void dir_closed(struct store *s)
 {
 	int fd = openat(s->fd_dir, "sinkd.db", O_WRONLY | O_CLOEXEC | O_NOFOLLOW);

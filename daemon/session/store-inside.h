@@ -169,6 +169,7 @@ void dir_remember(struct store *s);    /* there is one now */
 /* The file is as dir_closed() left it, which is forgotten now: the next one has to say so again. */
 bool dir_untouched(struct store *s);
 void dir_closed(struct store *s);
+uint64_t dir_size(const struct store *s);      /* bytes of the database and of its log */
 int dir_new(struct store *s, const char *name, struct reason *why);    /* an empty file, 0600 */
 void dir_close(struct store *s);
 

@@ -390,6 +390,16 @@ static void store_free(struct store *s)
 	free(s);
 }
 
+static int open_database(struct store *s, const struct store_params *p, struct reason *why)
+{
+	bool whole = p->vfs != NULL || !dir_untouched(s);
+	uint64_t n_byte = dir_size(s);
+
+	if (whole && n_byte > 0 && p->checking != NULL)
+		p->checking(p->ctx, n_byte);
+	return db_open(s, p->vfs, whole, why);
+}
+
 int store_open(struct store **out, const struct store_params *p, struct reason *why)
 {
 	struct store *s = calloc(1, sizeof *s);
@@ -411,7 +421,7 @@ int store_open(struct store **out, const struct store_params *p, struct reason *
 	if (rc == 0 && p->vfs == NULL && dir_emptied(s))
 		store_set_read_only(s, "the database is damaged (an empty file)");
 	else if (rc == 0)
-		rc = db_open(s, p->vfs, p->vfs != NULL || !dir_untouched(s), why);
+		rc = open_database(s, p, why);
 	if (rc == 0)
 		rc = mailbox_open(&s->mail);
 	if (rc != 0) {
