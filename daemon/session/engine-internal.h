@@ -324,6 +324,7 @@ void order_cancel_waiting(struct timeline *t); /* what it has no slot for, where
 void order_ask(struct timeline *t);            /* the next one, from the store */
 void order_done(struct timeline *t);           /* stage 2 has been posted: cur ends */
 void waiters_answer(struct timeline *t, uint64_t order, const struct order_progress *p);
+void waiters_no_disk(struct timeline *t, const char *text);
 void waiters_refuse(struct timeline *t, const char *name, const char *text);
 bool waiters_any(const struct timeline *t, uint64_t order);
 

@@ -123,6 +123,24 @@ void waiters_refuse(struct timeline *t, const char *name, const char *text)
 	waiters_drop(t, 0, name, text);
 }
 
+/* Who cancels does not wait for room on a disk: what is begun ends as soon as its end can be written, what
+ * is to come cannot be looked for. */
+void waiters_no_disk(struct timeline *t, const char *text)
+{
+	struct waiter **at = &t->waiters, *w;
+
+	while ((w = *at) != NULL) {
+		if (w->request->verb != VERB_CANCEL) {
+			at = &w->next;
+			continue;
+		}
+		*at = w->next;
+		answer_refused(t->engine, w->request, "disk", "%s; %s", text,
+		               w->order == NEXT_ANSWER ? "no answer is cancelled" : "the answer ends as soon as its end can be written");
+		free(w);
+	}
+}
+
 /* ---- orders of peers that may leave ---- */
 
 static struct bond **bond_of(struct timeline *t, uint64_t order)

@@ -161,6 +161,8 @@ void timeline_stall(struct timeline *t, const struct reason *why)
 	if (!e->retry || at < e->retry_at)
 		e->retry_at = at;
 	t->stalled = e->retry = true;
+	if (strcmp(why->name, "disk") == 0)
+		waiters_no_disk(t, why->text);
 }
 
 static void stalled_by(struct timeline *t, const struct store_job *j)
