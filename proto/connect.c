@@ -15,7 +15,7 @@
 
 _Static_assert(sizeof ((struct sockaddr_un *)0)->sun_path <= CONNECT_PATH_MAX, "a path that connects fits");
 
-static int socket_connect(const char *path)
+static int socket_connect(const char *path, bool now)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	int fd, rc;
@@ -23,7 +23,7 @@ static int socket_connect(const char *path)
 	if (strlen(path) >= sizeof addr.sun_path)
 		return -ENAMETOOLONG;
 	strcpy(addr.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (now ? SOCK_NONBLOCK : 0), 0);
 	if (fd < 0)
 		return -errno;
 	do
@@ -52,7 +52,7 @@ static void places_find(struct places *at, const char *path)
 	snprintf(at->path[at->n++], sizeof at->path[0], "%s", SYSTEM_SOCKET);
 }
 
-int daemon_connect(const char *path, char found[CONNECT_PATH_MAX], char *why, size_t n_why)
+int daemon_connect(const char *path, bool now, char found[CONNECT_PATH_MAX], char *why, size_t n_why)
 {
 	struct places places;
 	int fd, rc = -ENOENT;
@@ -60,7 +60,7 @@ int daemon_connect(const char *path, char found[CONNECT_PATH_MAX], char *why, si
 
 	places_find(&places, path);
 	for (i = 0; i < places.n; i++) {
-		fd = socket_connect(places.path[i]);
+		fd = socket_connect(places.path[i], now);
 		if (fd >= 0) {
 			snprintf(found, CONNECT_PATH_MAX, "%s", places.path[i]);
 			return fd;
@@ -71,6 +71,7 @@ int daemon_connect(const char *path, char found[CONNECT_PATH_MAX], char *why, si
 			break;
 	}
 	snprintf(why, n_why, "no daemon at %s%s%s: %s", places.path[0], i > 0 && places.n > 1 ? " or " : "",
-	         i > 0 && places.n > 1 ? places.path[1] : "", strerror(-rc));
+	         i > 0 && places.n > 1 ? places.path[1] : "",
+	         rc == -EAGAIN ? "it accepts no connection" : strerror(-rc));
 	return rc;
 }

@@ -47,6 +47,7 @@ struct sink {
 	char path[CONNECT_PATH_MAX];
 	uint32_t id;           /* of the latest request */
 	msgpack_sbuffer out;
+	size_t n_sent;         /* bytes of it */
 	msgpack_packer packer;
 	struct scan scan;
 	char *in;              /* of the message that is arriving */
@@ -133,21 +134,31 @@ static int sink_new(struct sink **out, int fd, const char *path)
 	return 0;
 }
 
-int sink_open(struct sink **out, const char *path, struct sink_error *e)
+static int sink_connect(struct sink **out, const char *path, bool now, struct sink_error *e)
 {
 	char found[sizeof (*out)->path], text[sizeof e->message];
 	int fd, rc;
 
 	*out = NULL;
-	fd = daemon_connect(path, found, text, sizeof text);
+	fd = daemon_connect(path, now, found, text, sizeof text);
 	if (fd < 0)
-		return fail(e, SINK_GONE, -fd, "gone", "%s", text);
+		return fail(e, fd == -EAGAIN ? SINK_TIMEOUT : SINK_GONE, -fd, "gone", "%s", text);
 	rc = sink_new(out, fd, found);
 	if (rc) {
 		close(fd);
 		return fail_gone(e, -rc);
 	}
 	return 0;
+}
+
+int sink_open(struct sink **out, const char *path, struct sink_error *e)
+{
+	return sink_connect(out, path, false, e);
+}
+
+int sink_open_now(struct sink **out, const char *path, struct sink_error *e)
+{
+	return sink_connect(out, path, true, e);
 }
 
 void sink_close(struct sink *s)
@@ -335,37 +346,43 @@ static int64_t deadline_of(int timeout_ms)
 msgpack_packer *sink_begin(struct sink *s, const char *method)
 {
 	msgpack_sbuffer_clear(&s->out);
+	s->n_sent = 0;
 	frame_pack_request(&s->packer, ++s->id, method);
 	return &s->packer;
 }
 
 static int last_words(struct sink *s, int rc, struct sink_error *e);
 
-int sink_send(struct sink *s, uint32_t *id, struct sink_error *e)
+int sink_send_ms(struct sink *s, int timeout_ms, uint32_t *id, struct sink_error *e)
 {
-	size_t at = 0;
+	int64_t deadline = deadline_of(timeout_ms);
 	ssize_t n;
 	short got;
 	int rc;
 
 	*id = s->id;
-	while (at < s->out.size) {
-		n = send(s->fd, s->out.data + at, s->out.size - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (s->n_sent < s->out.size) {
+		n = send(s->fd, s->out.data + s->n_sent, s->out.size - s->n_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n >= 0) {
-			at += (size_t)n;
+			s->n_sent += (size_t)n;
 			continue;
 		}
 		if (errno == EINTR)
 			continue;
 		if (errno != EAGAIN && errno != EWOULDBLOCK)
 			return last_words(s, fail_gone(e, errno), e);
-		rc = wait_for(s, POLLIN | POLLOUT, -1, &got, e);
+		rc = wait_for(s, POLLIN | POLLOUT, deadline, &got, e);
 		if (rc == 0 && (got & (POLLIN | POLLHUP | POLLERR)))
 			rc = input_read(s, e);
 		if (rc)
 			return last_words(s, rc, e);
 	}
 	return 0;
+}
+
+int sink_send(struct sink *s, uint32_t *id, struct sink_error *e)
+{
+	return sink_send_ms(s, -1, id, e);
 }
 
 /* Moves a message into an answer that owns its bytes. */

@@ -42,6 +42,8 @@ void sink_answer_free(struct sink_answer *a);
 /* path NULL: $SINKD_SOCKET where it is set, and no other; else the first that has a
  * daemon of $XDG_RUNTIME_DIR/sinkd/sinkd.sock and /run/sinkd/sinkd.sock. */
 int sink_open(struct sink **out, const char *path, struct sink_error *e);
+/* The same, but SINK_TIMEOUT where it would wait for the daemon to accept others first. */
+int sink_open_now(struct sink **out, const char *path, struct sink_error *e);
 void sink_close(struct sink *s);       /* NULL is fine */
 int sink_fd(const struct sink *s);     /* for poll(); see sink_pending */
 const char *sink_path(const struct sink *s);
@@ -51,6 +53,9 @@ msgpack_packer *sink_begin(struct sink *s, const char *method);
 /* Sends what was begun without waiting for the answer; *id is its number.  What
  * arrives meanwhile is read, so that neither side waits for the other. */
 int sink_send(struct sink *s, uint32_t *id, struct sink_error *e);
+/* The same, giving up after timeout_ms with SINK_TIMEOUT: called again it goes on, and
+ * until all is sent nothing else may be begun on this connection. */
+int sink_send_ms(struct sink *s, int timeout_ms, uint32_t *id, struct sink_error *e);
 /* Waits for the answer to id.  Other answers that arrive meanwhile are kept, and
  * notifications up to SINK_KEPT_MAX; those beyond it are left out, and sink_next
  * says so by a `lagged` of our own with the seq to read on from. */

@@ -347,6 +347,60 @@ static void test_where(void **state)
 	unsetenv("SINKD_SOCKET");
 }
 
+/* A request that the daemon does not read goes on where it was given up. */
+static void test_send_in_parts(void **state)
+{
+	static char text[900000], buf[65536];
+	struct pair p = pair_open();
+	struct sink_error e;
+	msgpack_packer *pk;
+	size_t n_in = 0;
+	ssize_t n;
+	uint32_t id;
+	int rc;
+
+	(void)state;
+	pk = sink_begin(p.s, "session.append");
+	msgpack_pack_map(pk, 1);
+	frame_pack_str(pk, "text");
+	msgpack_pack_bin(pk, sizeof text);
+	msgpack_pack_bin_body(pk, text, sizeof text);
+	while ((rc = sink_send_ms(p.s, 1, &id, &e)) == SINK_TIMEOUT) {
+		n = read(p.fd, buf, sizeof buf);
+		assert_true(n > 0);
+		n_in += (size_t)n;
+	}
+	assert_int_equal(rc, 0);
+	assert_true(n_in > 0);                 /* it was given up at least once */
+	assert_int_equal(send_request(&p), id + 1);
+	sink_close(p.s);
+	while ((n = read(p.fd, buf, sizeof buf)) > 0)
+		n_in += (size_t)n;
+	assert_true(n_in > sizeof text + 40 && n_in < sizeof text + 100);      /* nothing twice */
+	close(p.fd);
+}
+
+static void test_nobody_accepts(void **state)
+{
+	struct sink *waiting[64];
+	struct sink_error e;
+	int i, rc = 0, n = 0;
+
+	(void)state;
+	while (n < 64 && (rc = sink_open_now(&waiting[n], path, &e)) == 0)
+		n++;
+	assert_int_equal(rc, SINK_TIMEOUT);
+	assert_true(n > 0);
+	for (i = 0; i < n; i++) {
+		close(accept(listener, NULL, NULL));
+		sink_close(waiting[i]);
+	}
+	assert_int_equal(sink_open_now(&waiting[0], path, &e), 0);
+	close(accept(listener, NULL, NULL));
+	sink_close(waiting[0]);
+	assert_int_equal(sink_open_now(&waiting[0], "/nonexistent/sock", &e), SINK_GONE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -356,6 +410,8 @@ int main(void)
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_gone),
 		cmocka_unit_test(test_where),
+		cmocka_unit_test(test_send_in_parts),
+		cmocka_unit_test(test_nobody_accepts),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
