@@ -108,7 +108,7 @@ void params_request_key(struct params *p, const unsigned char key[REQUEST_KEY]);
 
 int link_open(struct client *c);               /* connects, unless connected */
 /* The same, waiting SOON_MS for a daemon that has left its socket and may be about
- * to start again. */
+ * to start again.  One that accepts nobody is waited for PATIENCE_MS. */
 int link_open_soon(struct client *c);
 /* Connects to the same daemon again, trying for PATIENCE_MS.  EXIT_INTERRUPTED: Ctrl-C
  * came, and is there to be taken, or c->end did. */

@@ -34,9 +34,11 @@ bool is_error(const struct sink_error *e, const char *name)
 	return strcmp(e->name, name) == 0;
 }
 
+/* SINK_TIMEOUT: the daemon has to accept others first.  To wait for that in connect()
+ * would be deaf to Ctrl-C. */
 static int link_try(struct client *c, const char *path, struct sink_error *e)
 {
-	int rc = sink_open(&c->sink, path, e);
+	int rc = sink_open_now(&c->sink, path, e);
 
 	if (rc == 0) {
 		snprintf(c->path, sizeof c->path, "%s", sink_path(c->sink));
@@ -53,29 +55,6 @@ static void pause_ms(int ms)
 	poll(&p, 1, ms);
 }
 
-static int link_open_within(struct client *c, int ms)
-{
-	int64_t end = clock_ms() + ms;
-	struct sink_error e;
-	int rc;
-
-	if (c->sink)
-		return 0;
-	while ((rc = link_try(c, c->socket, &e)) && e.code == ECONNREFUSED && clock_ms() < end)
-		pause_ms(50);
-	return rc ? say_error(&e, rc) : 0;
-}
-
-int link_open(struct client *c)
-{
-	return link_open_within(c, 0);
-}
-
-int link_open_soon(struct client *c)
-{
-	return link_open_within(c, SOON_MS);
-}
-
 static bool interrupted(void)
 {
 	struct pollfd p = { .fd = signal_fd(), .events = POLLIN };
@@ -86,6 +65,42 @@ static bool interrupted(void)
 static bool given_up(const struct client *c)
 {
 	return interrupted() || (c->end && clock_ms() >= c->end);
+}
+
+/* For poll(); -1: for ever. */
+static int patience_left(const struct client *c)
+{
+	int64_t left = c->end - clock_ms();
+
+	return c->end == 0 ? -1 : left < 0 ? 0 : (int)left;
+}
+
+static int link_open_within(struct client *c, int ms)
+{
+	int64_t now = clock_ms(), end = now + ms, full_end = now + PATIENCE_MS;
+	struct sink_error e;
+	int rc;
+
+	if (c->sink)
+		return 0;
+	while ((rc = link_try(c, c->socket, &e))) {
+		if (given_up(c))
+			return EXIT_INTERRUPTED;
+		if (clock_ms() >= (rc == SINK_TIMEOUT ? full_end : e.code == ECONNREFUSED ? end : now))
+			return say_error(&e, SINK_GONE);
+		pause_ms(rc == SINK_TIMEOUT ? 20 : 50);
+	}
+	return 0;
+}
+
+int link_open(struct client *c)
+{
+	return link_open_within(c, 0);
+}
+
+int link_open_soon(struct client *c)
+{
+	return link_open_within(c, SOON_MS);
 }
 
 int link_again(struct client *c)
@@ -103,7 +118,7 @@ int link_again(struct client *c)
 		if (given_up(c))
 			return EXIT_INTERRUPTED;
 		if (clock_ms() >= end)
-			return say_error(&e, rc);
+			return say_error(&e, SINK_GONE);
 		pause_ms(ms);
 		ms = ms < 500 ? ms * 2 : 500;
 	}
@@ -134,13 +149,11 @@ int link_call(struct client *c, const char *method, const struct params *p, stru
 static int call_wait(struct client *c, uint32_t id, bool order, struct sink_answer *out, struct sink_error *e)
 {
 	struct pollfd p[2] = { { .fd = sink_fd(c->sink), .events = POLLIN }, { .fd = signal_fd(), .events = POLLIN } };
-	int64_t left;
 	int rc;
 
 	while ((rc = sink_wait_ms(c->sink, id, 0, out, e)) == SINK_TIMEOUT) {
 		if (!given_up(c)) {
-			left = c->end ? c->end - clock_ms() : -1;
-			poll(p, 2, c->end && left < 0 ? 0 : (int)left);
+			poll(p, 2, patience_left(c));
 			continue;
 		}
 		/* The signal stays where it is, for the caller to take. */
@@ -152,6 +165,24 @@ static int call_wait(struct client *c, uint32_t id, bool order, struct sink_answ
 	return rc;
 }
 
+/* Ctrl-C ends it, and then the connection: half a request stands on it, which nobody takes. */
+static int call_send(struct client *c, uint32_t *id, struct sink_error *e)
+{
+	struct pollfd p[2] = { { .fd = sink_fd(c->sink), .events = POLLIN | POLLOUT },
+	                       { .fd = signal_fd(), .events = POLLIN } };
+	int rc;
+
+	while ((rc = sink_send_ms(c->sink, 0, id, e)) == SINK_TIMEOUT) {
+		if (given_up(c)) {
+			sink_close(c->sink);
+			c->sink = NULL;
+			return EXIT_INTERRUPTED;
+		}
+		poll(p, 2, patience_left(c));
+	}
+	return rc;
+}
+
 static int call(struct client *c, bool order, struct sink_answer *out, struct sink_error *e)
 {
 	uint32_t id;
@@ -159,8 +190,8 @@ static int call(struct client *c, bool order, struct sink_answer *out, struct si
 
 	if (given_up(c))
 		return EXIT_INTERRUPTED;
-	c->sent = true;
-	rc = sink_send(c->sink, &id, e);
+	rc = call_send(c, &id, e);
+	c->sent = rc == 0;
 	if (rc == 0)
 		rc = call_wait(c, id, order, out, e);
 	if (rc == SINK_REFUSED)

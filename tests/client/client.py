@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -403,6 +404,76 @@ def test_interrupted_early():
         c.expect('server.info')
         p.send_signal(signal.SIGINT)
         peer.finish(p, 130)
+
+
+def test_interrupted_while_sending():
+    """A daemon that does not read: what it has half of is taken by nobody, so one Ctrl-C ends it without a word."""
+    with Peer() as peer:
+        p = peer.start('say', 'a', input=b'x' * 1000000)
+        c = peer.accept()
+        select.select([c.s], [], [], SECONDS)
+        time.sleep(0.2)                        # its socket is full now
+        p.send_signal(signal.SIGINT)
+        equal(peer.finish(p, 130), (b'', ''))
+        equal(c.request(), None)
+
+        # One before it may have been taken.
+        p = peer.start('say', 'a', input=b'x' * 1000000)
+        c = peer.accept()
+        c.expect('session.say')
+        c.cut()
+        c = peer.accept()
+        select.select([c.s], [], [], SECONDS)
+        time.sleep(0.2)
+        p.send_signal(signal.SIGINT)
+        _, err = peer.finish(p, 130)
+        assert LEFT in err, err
+
+
+def test_send_slowly():
+    """A daemon that reads a little at a time gets all of it, once."""
+    with Peer() as peer:
+        p = peer.start('say', 'a', input=b'x' * 1000000)
+        c = peer.accept()
+        time.sleep(0.2)
+        id, params = c.expect('session.say')
+        equal(params['text'], 'x' * 1000000)
+        c.refuse(id, 'internal: enough')
+        peer.finish(p, 1)
+        equal(c.request(), None)
+
+
+def test_not_accepted():
+    """A daemon that accepts nobody is waited for, and Ctrl-C ends that, also behind a lost connection."""
+    with Peer() as peer:
+        waiting = peer.fill()
+        p = peer.start('info', 'a')
+        time.sleep(0.2)
+        equal(p.poll(), None)
+        for s in waiting[:-1]:                 # the last one does not wait
+            peer.accept().cut()
+        c = peer.accept()
+        id, _ = c.expect('session.info')
+        c.refuse(id, 'no_session: no session a')
+        peer.finish(p, 1)
+
+        for taken in False, True:
+            p = peer.start('say', 'a', 'hello')
+            c = peer.accept()
+            id, _ = c.expect('session.say')
+            waiting = peer.fill()
+            if not taken:
+                c.answer(id, {'request': 7, 'seq': 10})
+                c.expect('session.follow')
+            c.cut()
+            time.sleep(0.3)                    # it connects again
+            p.send_signal(signal.SIGINT)
+            _, err = peer.finish(p, 130)
+            assert LEFT in err, err
+            for s in waiting[:-1]:
+                peer.accept().cut()
+        for s in waiting[:-1]:
+            s.close()
 
 
 # ---- read, attach ----

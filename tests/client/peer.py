@@ -91,6 +91,18 @@ class Peer:
     def listen(self):
         self.listener.listen(8)
 
+    def fill(self):
+        """Nobody is accepted any more, and who connects has to wait: the connections that wait already."""
+        waiting = []
+        while True:
+            s = socket.socket(socket.AF_UNIX)
+            s.setblocking(False)
+            waiting.append(s)
+            try:
+                s.connect(self.path)
+            except BlockingIOError:
+                return waiting
+
     def leave(self):
         """Nobody listens any more."""
         self.listener.close()
