@@ -449,11 +449,13 @@ static int lines_run(struct attach *a, struct lines *l)
 
 	while (!signal_taken() && (rc = events_take(a)) == 0) {
 		rc = lines_send(a, l);
-		if (rc == 0 && l->ended && l->n == 0 && a->n_open == 0)
+		if (rc)
+			break;             /* where it was interrupted there is no connection any more */
+		if (l->ended && l->n == 0 && a->n_open == 0)
 			return 0;
 		p[0].fd = l->ended || l->n == LINE_ROOM ? -1 : STDIN_FILENO;
 		p[2].fd = sink_fd(a->c->sink);
-		if (rc == 0 && !follow_pending(&a->f) && poll(p, 3, -1) > 0 && p[0].revents)
+		if (!follow_pending(&a->f) && poll(p, 3, -1) > 0 && p[0].revents)
 			rc = lines_read(l);
 		if (rc)
 			break;

@@ -104,6 +104,40 @@ def test_attach_interrupted():
         assert LEFT in err, err
 
 
+def test_attach_interrupted_while_sending():
+    """A line that the daemon does not read is not sent; the answer that is ours is stopped over another connection."""
+    with Peer() as peer:
+        p, c = attach_begin(peer)
+        follow_begin(c, 1)
+        say_line(p, c, b'hello', 7)
+        tell(c, begin(1), text(2, 'one'))
+        until(p.stdout, b'one')
+        p.stdin.write(b'x' * 1000000 + b'\n')
+        p.stdin.flush()
+        time.sleep(0.2)                        # its socket is full now
+        p.send_signal(signal.SIGINT)
+        c = peer.accept()
+        id, _ = c.expect('session.cancel')
+        c.answer(id, {'cancelled': True})
+        equal(peer.finish(p, 130), (b'\n', ''))
+
+
+def test_attach_interrupted_while_away():
+    """A line was on its way when the daemon left: Ctrl-C ends the wait for it, and it is said what may become of it."""
+    with Peer() as peer:
+        p, c = attach_begin(peer)
+        follow_begin(c, 1)
+        p.stdin.write(b'hello\n')
+        p.stdin.flush()
+        c.expect('session.say')
+        peer.leave()
+        c.cut()
+        time.sleep(0.3)                        # it looks for the daemon
+        p.send_signal(signal.SIGINT)
+        _, err = peer.finish(p, 130)
+        assert LEFT in err, err
+
+
 def test_attach_no_input():
     with Peer() as peer:
         fd = os.open('/', os.O_RDONLY)
