@@ -223,6 +223,25 @@ def test_append_beyond_the_queue():
         peer.finish(p, 0)
 
 
+def test_append_beyond_a_smaller_queue():
+    """Nor what may not fit into the queue with which the daemon comes back."""
+    with Peer() as peer:
+        p = peer.start('append', 'a')
+        c = append_accept(peer)
+        put(p, b'line\n')
+        c.answer(c.expect('session.append')[0], {'request': 1})
+        time.sleep(0.1)
+        c.cut()
+        c = append_accept(peer, queued_bytes=32768)
+        put(p, b'0123456789abcde\n' * 6144)    # three pieces, of which one may be more than half of the queue
+        no_more(p)
+        id, _ = c.expect('session.append')
+        c.nothing()
+        c.answer(id, {'request': 1})
+        take_appends(c, [])
+        peer.finish(p, 0)
+
+
 def test_append_small_queue():
     """No piece is longer than the whole queue, also where its size is told only when the model has been loaded, or is
     another one after a restart; one that was on its way then is refused by name, and not for ever."""

@@ -11,7 +11,7 @@ except ImportError:
     print('python3-msgpack is missing')
     sys.exit(77)
 from peer import (LEFT, SECONDS, SINK, Peer, begin, end, equal, expect_followed, follow_begin, main, say_begin,
-                  tell, text, until)
+                  stopped, tell, text, told, until)
 
 
 def attached(c, *entries):
@@ -102,6 +102,52 @@ def test_attach_interrupted():
         p.send_signal(signal.SIGINT)
         _, err = peer.finish(p, 130)
         assert LEFT in err, err
+
+
+LAGGED = {'session': 'a', 'seq': 0, 'kind': 'lagged', 'next': 3}
+
+
+def test_attach_interrupted_first():
+    """Through a pipe: Ctrl-C that is there when the daemon has to be asked, or comes while it is asked, stops the answer."""
+    for asked in 'follow', 'say':
+        with Peer() as peer:
+            p, c = attach_begin(peer)
+            follow_begin(c, 1)
+            say_line(p, c, b'hello', 7)
+            tell(c, begin(1), text(2, 'one'))
+            until(p.stdout, b'one')
+            if asked == 'follow':
+                with stopped(p):
+                    tell(c, LAGGED)
+                    p.send_signal(signal.SIGINT)
+            else:
+                p.stdin.write(b'more\n')
+                p.stdin.flush()
+                c.expect('session.say')
+                p.send_signal(signal.SIGINT)
+            id, _ = c.expect('session.cancel')
+            c.answer(id, {'cancelled': True})
+            _, err = peer.finish(p, 130)
+            equal(LEFT in err, asked == 'say', err)
+
+
+def test_attach_cancel_unanswered():
+    """Through a pipe a cancel is waited for no longer than 5 s, and not even that after another Ctrl-C."""
+    with Peer() as peer:
+        for again in True, False:
+            p, c = attach_begin(peer)
+            follow_begin(c, 1)
+            say_line(p, c, b'hello', 7)
+            tell(c, begin(1), text(2, 'one'))
+            until(p.stdout, b'one')
+            p.send_signal(signal.SIGINT)
+            c.expect('session.cancel')
+            t = time.monotonic()
+            if again:
+                p.send_signal(signal.SIGINT)
+            _, err = peer.finish(p, 130)
+            assert LEFT in err, err
+            assert again or time.monotonic() - t > 4, 'an end before its time'
 
 
 def test_attach_interrupted_while_sending():
@@ -263,6 +309,38 @@ def test_attach_terminal():
         t.type('\x03')                         # again: the line
         t.until('> ')
         t.type('\x04')                         # Ctrl-D: on an empty line it detaches
+        equal(t.p.wait(timeout=SECONDS), 0)
+        equal(c.request(), None)
+        os.close(t.fd)
+
+
+def test_attach_terminal_interrupted_first():
+    """Ctrl-C that is there when the daemon has to be asked stops the answer; a line whose end comes with it is not sent."""
+    with Peer() as peer:
+        t = Terminal(peer, 'attach', 'a')
+        c = peer.accept()
+        attached(c)
+        t.until('> ')
+        t.type('hello\r')
+        id, _ = c.expect('session.say')
+        c.send([1, id, None, {'request': 7, 'seq': 0}], *told(begin(1), text(2, 'one')))
+        t.until('one')
+        with stopped(t.p):
+            tell(c, LAGGED)
+            t.p.send_signal(signal.SIGINT)
+        id, _ = c.expect('session.cancel')
+        c.answer(id, {'cancelled': True})
+        follow_begin(c, 3)
+        tell(c, end(3, 'cancelled'))
+        t.until('> ')
+        t.type('more')
+        t.until('more')
+        with stopped(t.p):
+            t.type('\r')
+            t.p.send_signal(signal.SIGINT)
+        t.until('> ')
+        c.nothing()
+        t.type('\x04')
         equal(t.p.wait(timeout=SECONDS), 0)
         equal(c.request(), None)
         os.close(t.fd)

@@ -373,6 +373,73 @@ def test_say_interrupted_again():
         assert LEFT not in err, err
 
 
+def test_say_interrupted_while_away():
+    """A cancel to a daemon that has left is given up after 5 s.  What was sent before a daemon left may have been taken,
+    whatever the next one says."""
+    with Peer() as peer:
+        p = peer.start('say', 'a', 'hello')
+        c = peer.accept()
+        c.expect('session.say')
+        c.cut()
+        c = peer.accept()
+        for n in range(1000):
+            got = c.request()
+            if not got:
+                break
+            c.refuse(got[0], 'loading: the model is still loading')
+            if n == 0:
+                until(p.stderr, b'loading')
+                p.send_signal(signal.SIGINT)
+        _, err = peer.finish(p, 130)
+        assert LEFT in err, err
+
+        p, c = say_begin(peer)
+        follow_begin(c, 11)
+        tell(c, begin(11), text(12, 'one'))
+        until(p.stdout, b'one')
+        p.send_signal(signal.SIGINT)
+        c.expect('session.cancel')
+        peer.leave()
+        c.cut()
+        t = time.monotonic()
+        _, err = peer.finish(p, 130)
+        assert LEFT in err, err
+        assert time.monotonic() - t > 3, 'an end before its time'
+
+
+def test_say_interrupted_no_session():
+    """Ctrl-C before the daemon says that there is no such session: none is made, and nothing is said of it."""
+    with Peer() as peer:
+        p = peer.start('say', 'a', 'hello')
+        c = peer.accept()
+        id, _ = c.expect('session.say')
+        p.send_signal(signal.SIGINT)
+        until(p.stderr, b'leaves it\n')
+        c.refuse(id, 'no_session: no session a')
+        equal(peer.finish(p, 130), (b'', ''))
+        equal(c.request(), None)
+
+
+def test_say_interrupted_asking():
+    """Who asks whether others wait hears why there is no answer; what has ended meanwhile is not cancelled."""
+    with Peer() as peer:
+        for answer in 'refused', 'ended', 'waits':
+            p, c = say_begin(peer, *(['--until-disconnect'] if answer == 'waits' else []))
+            follow_begin(c, 11)
+            p.send_signal(signal.SIGINT)
+            id, _ = expect_followed(c, 'session.info')
+            if answer == 'refused':
+                c.refuse(id, 'no_session: no session a')
+            elif answer == 'ended':
+                c.send(*told(begin(11), text(12, 'one'), end(13)), [1, id, None, {'session': 'a', 'queued': 1}])
+            else:
+                c.answer(id, {'session': 'a', 'queued': 2})
+            out, err = peer.finish(p, 130)
+            equal(out, b'one\n' if answer == 'ended' else b'', answer)
+            equal(err, 'sink: no_session: no session a\n' if answer == 'refused' else '', answer)
+            equal(c.request(), None, answer)
+
+
 def test_say_interrupted_late():
     """Whether it has begun is known once the session is followed, and may change while the daemon is asked."""
     with Peer() as peer:

@@ -9,6 +9,7 @@ a connection cut between a request and its answer, a full queue, nonsense.
         c.answer(id, {'request': 1})
         peer.finish(p, 0)
 """
+import contextlib
 import os
 import select
 import signal
@@ -135,6 +136,15 @@ class Peer:
         err = err.decode(errors='replace')
         assert p.returncode == code, f'exit {p.returncode}, not {code}: {err}'
         return out, err
+
+
+@contextlib.contextmanager
+def stopped(p):
+    """What happens meanwhile is there all at once when the client looks."""
+    p.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, p.pid, os.WSTOPPED | os.WNOWAIT)
+    yield
+    p.send_signal(signal.SIGCONT)
 
 
 def until(f, want):
