@@ -69,6 +69,7 @@ struct client {
 	unsigned n_link;           /* connections made */
 	bool sent;                 /* the daemon may have taken what was called last */
 	bool stop;                 /* Ctrl-C came before it was accepted */
+	bool mute;                 /* or while standard output took nothing: no more goes there */
 	int64_t end;               /* of patience, as of clock_ms(); 0: as long as it takes */
 	char *renamed;             /* NULL, or what argv[0] is now */
 };
@@ -132,6 +133,9 @@ int64_t clock_ms(void);
 void signals_take(void);
 int signal_fd(void);
 bool signal_taken(void);                       /* since the last call */
+/* To standard output, now.  Where that takes nothing, Ctrl-C and c->end end the wait and
+ * all that is still to be printed (c->mute); the signal stays to be taken.  False: errno. */
+bool output_put(struct client *c, const char *s, size_t n);
 
 /* ---- values in answers (json.c) ---- */
 

@@ -243,6 +243,33 @@ int link_order(struct client *c, const char *method, const struct params *p,
 	return patient(c, method, p, true, out, e);
 }
 
+/* ---- standard output ---- */
+
+#define OUTPUT_PIECE 4096      /* a pipe that is writable takes as much */
+
+/* It may be a pipe that nobody empties, or a terminal that is stopped. */
+static bool output_wait(struct client *c)
+{
+	struct pollfd p[2] = { { .fd = STDOUT_FILENO, .events = POLLOUT }, { .fd = signal_fd(), .events = POLLIN } };
+
+	while (!c->mute && !p[0].revents)
+		if (poll(p, 2, patience_left(c)) >= 0 && !p[0].revents)
+			c->mute = true;
+	return !c->mute;
+}
+
+bool output_put(struct client *c, const char *s, size_t n)
+{
+	size_t piece;
+
+	for (; n > 0 && output_wait(c); s += piece, n -= piece) {
+		piece = n < OUTPUT_PIECE ? n : OUTPUT_PIECE;
+		if (fwrite(s, 1, piece, stdout) != piece || fflush(stdout))
+			return false;
+	}
+	return true;
+}
+
 /* ---- Ctrl-C as something to read ---- */
 
 static int signal_pipe[2] = { -1, -1 };

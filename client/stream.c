@@ -146,6 +146,14 @@ void follow_wait(const struct follow *f, int64_t end)
 
 /* ---- an answer ---- */
 
+static int stream_put(struct stream *s, const char *text, size_t n)
+{
+	if (output_put(s->c, text, n))
+		return 0;
+	perror("sink: standard output");
+	return EXIT_REFUSED;
+}
+
 static int stream_text(struct stream *s, const msgpack_object *event)
 {
 	const msgpack_object_str *text = answer_str(event, "text");
@@ -153,30 +161,43 @@ static int stream_text(struct stream *s, const msgpack_object *event)
 	if (!text || text->size == 0)
 		return 0;
 	s->last = text->ptr[text->size - 1];
-	if (fwrite(text->ptr, 1, text->size, stdout) != text->size || fflush(stdout)) {
-		perror("sink: standard output");
-		return EXIT_REFUSED;
-	}
-	return 0;
+	return stream_put(s, text->ptr, text->size);
+}
+
+static int stream_json(struct stream *s, const msgpack_object *event)
+{
+	char *line = NULL;
+	size_t n = 0;
+	FILE *f = open_memstream(&line, &n);
+	int rc;
+
+	if (!f)
+		abort();
+	json_print(f, event);
+	fputc('\n', f);
+	fclose(f);
+	rc = stream_put(s, line, n);
+	free(line);
+	return rc;
 }
 
 static int stream_event(struct stream *s, const msgpack_object *event)
 {
+	int rc = 0;
+
 	if (answer_uint(event, "request") != s->request)
 		return 0;
-	if (s->c->json) {
-		json_line(event);
-		fflush(stdout);
-	}
+	if (s->c->json)
+		rc = stream_json(s, event);
 	if (answer_is(event, "kind", "turn")) {
 		s->begun = true;
 		s->ended = answer_is(event, "state", "end");
 		s->failed = answer_is(event, "reason", "error");
 		s->cancelled = answer_is(event, "reason", "cancelled");
 	} else if (s->begun && !s->c->json && answer_is(event, "kind", "text")) {
-		return stream_text(s, event);
+		rc = stream_text(s, event);
 	}
-	return 0;
+	return rc;
 }
 
 /* A notification: an entry, or news, which say nothing of an answer. */
@@ -324,8 +345,7 @@ int stream_answer(struct client *c, uint64_t request, uint64_t from)
 			rc = stream_read(&s, 0);
 	}
 	if (s.last && s.last != '\n')
-		putchar('\n');
-	fflush(stdout);
+		output_put(c, "\n", 1);
 	if (rc == 0 && s.failed) {
 		fprintf(stderr, "sink: internal: the answer ended with an error; the daemon's log says more\n");
 		return EXIT_REFUSED;

@@ -60,8 +60,7 @@ static void screen_put(struct attach *a, const char *s, size_t n)
 	if (a->prompt)
 		fputs("\r\033[K", stdout);
 	a->prompt = false;
-	fwrite(s, 1, n, stdout);
-	fflush(stdout);
+	output_put(a->c, s, n);            /* main says where it failed */
 	a->mid_line = s[n - 1] != '\n';
 }
 
@@ -310,6 +309,7 @@ static int interrupt_take(struct attach *a)
 {
 	const LineInfoW *line = el_wline(a->el);       /* in characters */
 
+	a->c->mute = false;                /* a terminal that was stopped goes on with it */
 	if (a->running)
 		return answer_cancel(a->c);
 	el_cursor(a->el, (int)(line->lastchar - line->cursor));
@@ -498,7 +498,7 @@ int verb_attach(struct client *c)
 	else if (rc == 0)
 		rc = pipe_run(&a);
 	if (!a.el && a.mid_line)
-		putchar('\n');
+		output_put(c, "\n", 1);
 	if (rc == EXIT_INTERRUPTED && a.n_open > 0)
 		say_left(c);
 	free(a.held);

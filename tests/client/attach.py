@@ -131,6 +131,21 @@ def test_attach_interrupted_first():
             equal(LEFT in err, asked == 'say', err)
 
 
+def test_attach_interrupted_unread():
+    """Through a pipe: nobody reads what is shown, and Ctrl-C stops the answer all the same."""
+    with Peer() as peer:
+        p, c = attach_begin(peer)
+        follow_begin(c, 1)
+        say_line(p, c, b'hello', 7)
+        tell(c, begin(1), *(text(n, 'x' * 10000) for n in range(2, 22)))
+        time.sleep(0.2)
+        p.send_signal(signal.SIGINT)
+        id, _ = c.expect('session.cancel')
+        c.answer(id, {'cancelled': True})
+        equal(p.wait(timeout=SECONDS), 130)
+        equal(p.stderr.read(), b'')
+
+
 def test_attach_cancel_unanswered():
     """Through a pipe a cancel is waited for no longer than 5 s, and not even that after another Ctrl-C."""
     with Peer() as peer:

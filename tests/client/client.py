@@ -420,6 +420,35 @@ def test_say_interrupted_no_session():
         equal(c.request(), None)
 
 
+def test_say_interrupted_unread():
+    """Nobody reads what is printed: Ctrl-C stops the answer all the same, and the end is waited for, no output.
+    An answer that cannot be printed is not waited for."""
+    for more in [], ['--json']:
+        with Peer() as peer:
+            p, c = say_begin(peer, *more)
+            follow_begin(c, 11)
+            tell(c, begin(11), *(text(n, 'x' * 10000) for n in range(12, 32)))
+            time.sleep(0.2)
+            p.send_signal(signal.SIGINT)
+            id, _ = c.expect('session.cancel')
+            c.answer(id, {'cancelled': True})
+            tell(c, end(32, 'cancelled'))
+            equal(p.wait(timeout=SECONDS), 130)
+            equal(p.stderr.read(), b'')
+
+            with open('/dev/full', 'wb') as full:
+                p = subprocess.Popen([SINK, '-S', peer.path, 'say', 'a', 'hello', *more], stdin=subprocess.DEVNULL,
+                                     stdout=full, stderr=subprocess.PIPE)
+            peer.processes.append(p)
+            c = peer.accept()
+            id, _ = c.expect('session.say')
+            c.answer(id, {'request': 7, 'seq': 10})
+            follow_begin(c, 11)
+            tell(c, begin(11), text(12, 'one'))
+            _, err = peer.finish(p, 1)
+            equal(err, 'sink: standard output: No space left on device\n')
+
+
 def test_say_interrupted_asking():
     """Who asks whether others wait hears why there is no answer; what has ended meanwhile is not cancelled."""
     with Peer() as peer:
