@@ -55,7 +55,7 @@ static void pause_ms(int ms)
 	poll(&p, 1, ms);
 }
 
-static bool interrupted(void)
+bool signal_waiting(void)
 {
 	struct pollfd p = { .fd = signal_fd(), .events = POLLIN };
 
@@ -64,7 +64,7 @@ static bool interrupted(void)
 
 static bool given_up(const struct client *c)
 {
-	return interrupted() || (c->end && clock_ms() >= c->end);
+	return signal_waiting() || (c->end && clock_ms() >= c->end);
 }
 
 /* For poll(); -1: for ever. */

@@ -335,6 +335,10 @@ static int key_read(EditLine *el, wchar_t *out)
 		a->rc = signal_taken() ? interrupt_take(a) : 0;        /* first: a call would end with it */
 		if (a->rc == 0)
 			a->rc = events_take(a);
+		if (a->rc == EXIT_INTERRUPTED && a->c->sink && signal_waiting()) {
+			a->rc = 0;         /* it came meanwhile */
+			continue;
+		}
 		if (a->rc)
 			return 0;
 		p[2].fd = sink_fd(a->c->sink);
