@@ -8,7 +8,9 @@
  * page is asked that finds nothing more, and remembers the highest seq published
  * while a page was under way: only when that is below its cursor is it live.
  * Live, an event is taken when its seq is the cursor; an older one is known
- * already, a newer one means that something was missed: back to pages.
+ * already, a newer one means that something was missed: back to pages.  Where a page
+ * ends before the log does, as far as that is known, a write has failed: what lacks
+ * comes when that is made good, and until then is asked for at intervals.
  *
  * A writer is never slowed by a reader: pages are asked only when the peer has
  * read what it has, and a live follower that does not read is told `lagged`,
@@ -24,6 +26,9 @@
 #include "daemon/base/log.h"
 #include "daemon/serve/answer.h"
 #include "daemon/serve/peer.h"
+
+#define PAUSE_MS 100
+#define PAUSE_MOST_MS 3200
 
 static unsigned bucket(uint64_t session)
 {
@@ -73,6 +78,8 @@ void watch_free(struct watch *w)
 		w->peer->n_follow--;
 	if (w->timer)
 		event_free(w->timer);
+	if (w->pause)
+		event_free(w->pause);
 	free(w);
 }
 
@@ -130,7 +137,32 @@ static void ask_page(struct watch *w)
 	r->session = w->session;       /* it may be being renamed */
 	r->from = w->cursor;
 	r->limit = w->limit;
+	w->news = false;
 	ask(w, r);
+}
+
+static void on_pause(evutil_socket_t fd, short what, void *ctx)
+{
+	struct watch *w = ctx;
+
+	(void)fd;
+	(void)what;
+	if (w->state == WATCH_PAUSED)
+		ask_page(w);
+}
+
+/* Nothing came, though there is something. */
+static void ask_later(struct watch *w)
+{
+	struct timeval t;
+
+	w->pause_ms = w->pause_ms == 0 ? PAUSE_MS : w->pause_ms < PAUSE_MOST_MS ? 2 * w->pause_ms : PAUSE_MOST_MS;
+	t = (struct timeval){ .tv_sec = w->pause_ms / 1000, .tv_usec = 1000 * (w->pause_ms % 1000) };
+	w->state = WATCH_PAUSED;
+	if (!w->pause)
+		w->pause = evtimer_new(w->peer->serve->base, on_pause, w);
+	if (!w->pause || event_add(w->pause, &t) < 0)
+		give_up(w);
 }
 
 /* ---- reads that wait ---- */
@@ -142,7 +174,7 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
 	(void)fd;
 	(void)what;
 	w->timeout = true;
-	if (w->state == WATCH_LIVE)
+	if (w->state == WATCH_LIVE || w->state == WATCH_PAUSED)
 		ask_page(w);       /* the empty page, as the engine words it */
 }
 
@@ -151,11 +183,15 @@ static void wait_for_news(struct watch *w)
 	struct timeval t = { .tv_sec = (time_t)(w->wait_ms / 1000), .tv_usec = (long)(w->wait_ms % 1000) * 1000 };
 
 	w->state = WATCH_LIVE;
-	if (w->timer)
-		return;
-	w->timer = evtimer_new(w->peer->serve->base, on_timer, w);
-	if (!w->timer || event_add(w->timer, &t) < 0)
-		give_up(w);
+	if (!w->timer) {
+		w->timer = evtimer_new(w->peer->serve->base, on_timer, w);
+		if (!w->timer || event_add(w->timer, &t) < 0) {
+			give_up(w);
+			return;
+		}
+	}
+	if (w->newest >= w->cursor)
+		ask_later(w);
 }
 
 void follow_wait(struct peer *p, uint32_t id, const struct args *a, struct request *r)
@@ -183,7 +219,7 @@ static void wait_answer(struct watch *w, struct request *r)
 		answer_rename((struct value *)value_get(r->result, "events"), w->prefix);
 		answer_result(w->peer, w->id, r->result);
 		watch_free(w);
-	} else if (first || w->newest >= w->cursor) {
+	} else if (first || (w->news && w->newest >= w->cursor)) {
 		ask_page(w);
 	} else {
 		wait_for_news(w);
@@ -333,8 +369,12 @@ static void page(struct watch *w, struct request *r)
 		answer_event(w->peer, events->l.items[i]);
 	if (more && r->next_seq > w->cursor)
 		w->cursor = r->next_seq;
-	if (more || first || w->newest >= w->cursor)
+	if (more)
+		w->pause_ms = 0;
+	if (more || first || (w->news && w->newest >= w->cursor))
 		ask_more(w);
+	else if (w->newest >= w->cursor)
+		ask_later(w);
 	else
 		w->state = WATCH_LIVE;
 }
@@ -346,6 +386,7 @@ void follow_answer(struct call *c, struct request *r)
 	struct watch *w = c->watch;
 
 	w->call = NULL;
+	w->newest = r->last_seq > w->newest ? r->last_seq : w->newest;
 	if (r->rc == 0 && r->result->kind == VALUE_LOST)
 		r->rc = refuse(&r->why, "memory", "no memory for the answer");
 	if (r->rc != 0) {
@@ -397,10 +438,10 @@ static void take_entry(struct watch *w, struct fresh *f)
 {
 	uint64_t seq = f->e->event.seq;
 
-	if (w->state != WATCH_LIVE) {
-		w->newest = seq > w->newest ? seq : w->newest;
-	} else if (seq < w->cursor) {
-		;                      /* came with a page */
+	w->news = true;
+	w->newest = seq > w->newest ? seq : w->newest;
+	if (w->state != WATCH_LIVE || seq < w->cursor) {
+		;                      /* comes with the next page, or came with one */
 	} else if (!w->follow || seq > w->cursor || f->e->bare) {
 		ask_page(w);
 	} else if (peer_unread(w->peer) >= PEER_HIGH_WATER) {
@@ -473,7 +514,7 @@ void follow_stop(struct serve *s)
 	LIST_FOREACH(p, &s->peers, link)
 		for (w = LIST_FIRST(&p->watches); w; w = next) {
 			next = LIST_NEXT(w, by_peer);
-			if (!w->follow && w->state == WATCH_LIVE)
+			if (!w->follow && (w->state == WATCH_LIVE || w->state == WATCH_PAUSED))
 				ask_page(w);
 		}
 }

@@ -62,6 +62,7 @@ struct call {
 enum watch_state {
 	WATCH_ASKING,              /* the engine is asked for a page, or for the end of the log */
 	WATCH_FULL,                /* follow: more to ask when the peer has read */
+	WATCH_PAUSED,              /* an entry that is known of is not on disk: asked again in a while */
 	WATCH_LIVE,                /* caught up: a published event goes straight out, or ends the wait */
 };
 
@@ -76,13 +77,16 @@ struct watch {
 	bool again;                /* follow: of a session that this peer follows already; not counted */
 	uint64_t session;          /* id; 0: not known yet, and not linked by_session */
 	uint64_t cursor;           /* next seq wanted */
-	uint64_t newest;           /* highest seq published while a page was asked */
+	uint64_t newest;           /* highest seq known of */
+	bool news;                 /* one was since a page was asked last */
 	uint64_t limit;
 	uint64_t wait_ms;          /* read */
 	uid_t owner;
 	char name[SESSION_NAME_MAX + 1];
 	char prefix[64];           /* "USER:" as the client spelled it, or empty */
 	struct event *timer;       /* read: its time is up; NULL until it waits */
+	struct event *pause;       /* PAUSED: it is over; NULL until there was one */
+	long pause_ms;             /* the last one */
 	struct call *call;         /* while ASKING */
 };
 

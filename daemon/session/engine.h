@@ -97,6 +97,7 @@ struct request {
 	uint64_t session;          /* READ, and all that name one: its id.  Given: that one, whatever
 	                              its name is by now */
 	uint64_t next_seq;         /* READ: where to read on; entries below it were given */
+	uint64_t last_seq;         /* READ: of the log as it is known; what is not on disk yet was not given */
 	struct request *older;     /* the engine's: while it waits, one that came before it */
 };
 struct request *request_new(enum verb verb);

@@ -33,6 +33,7 @@ static void was_read(struct call *c, struct store_job *j)
 	value_put(r->result, "next", value_uint(j->next));
 	value_put(r->result, "durable", value_uint(j->durable_seq));
 	r->next_seq = j->next;
+	r->last_seq = c->t->row.n_seq;
 	answer(c->engine, r);
 }
 
