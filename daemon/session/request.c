@@ -225,7 +225,8 @@ static void take(struct engine *e, struct request *r)
 		defer(e, r);
 		return;
 	}
-	if ((v->needs_model || v->waits) && e->phase == PHASE_FAILED) {
+	/* Without a store that runs nobody is answered by it, and a stop would wait for that. */
+	if ((v->needs_model || v->waits || (!v->always && !e->store_started)) && e->phase == PHASE_FAILED) {
 		answer_refused(e, r, e->failed.name, "%s", e->failed.text);
 		return;
 	}

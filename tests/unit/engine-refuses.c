@@ -3,7 +3,9 @@
 #include "tests/unit/engine-desk.h"
 
 #include <setjmp.h>
+#include <sqlite3.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -126,12 +128,68 @@ static void mistakes(void **state)
 	desk_remove(&d);
 }
 
+static char *long_text(size_t n)
+{
+	char *s = malloc(n + 1);
+	size_t i;
+
+	assert_non_null(s);
+	for (i = 0; i < n; i++)
+		s[i] = "some words of a text\n"[i % 21];
+	s[n] = '\0';
+	return s;
+}
+
+static bool has_failed(struct desk *d, void *ctx)
+{
+	(void)ctx;
+	return d->status == ENGINE_FAILED;
+}
+
+/* There is memory to read one session, and not for the other. */
+static void a_start_without_memory(void **state)
+{
+	struct request *big;
+	struct reason why;
+	struct desk d;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "a", true, 1, 0);
+	desk_create(&d, "b", true, 1, 0);
+	big = ask_new(VERB_APPEND, "b");
+	big->n_text = 1u << 20;
+	big->text = long_text(big->n_text);
+	big->given = GIVEN_TEXT;
+	big->wait = true;
+	number(desk_ask(&d, big), "position");
+	request_free(big);
+	desk_stop(&d);
+
+	assert_int_equal(store_open(&d.store, &(struct store_params){ .dir = d.dir }, &why), 0);
+	assert_int_equal(mailbox_open(&d.box), 0);
+	d.p.store = d.store;
+	d.p.serve = d.box;
+	d.status = ENGINE_LOADING;
+	sqlite3_hard_heap_limit64(sqlite3_memory_used() + 200000);
+	assert_int_equal(engine_start(&d.engine, &d.p, &why), 0);
+	desk_until(&d, has_failed, NULL);
+	sqlite3_hard_heap_limit64(0);
+	assert_string_equal(d.failed.name, "memory");
+	refused(&d, ask_new(VERB_READ, "a"), "memory");
+	refused(&d, ask_new(VERB_INFO, "a"), "memory");
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(caps),
 		cmocka_unit_test(access_rules),
 		cmocka_unit_test(mistakes),
+		cmocka_unit_test(a_start_without_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
