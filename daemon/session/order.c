@@ -412,7 +412,8 @@ static void accepted(struct call *c, struct store_job *j)
 	if (j->rc == 0)
 		t->n_queued++;         /* also where it is being deleted: that may fail */
 	waiters_none(t);
-	if (t->deleting || t->gone) {
+	/* One that was accepted before its session goes is accepted, but will never be done. */
+	if ((t->deleting || t->gone) && ((j->rc != 0 && !again) || (r->wait && p->stage != 2))) {
 		answer_refused(c->engine, r, "no_session", "the session has been deleted");
 		return;
 	}

@@ -45,6 +45,10 @@ with Daemon() as d:
     check(seen[2]['session'] == 'p' and seen[3]['request'] > 0, 'renamed to a name that is deleted', seen)
     check_equal(seen[4:], ['no_session', {'cancelled': False}], 'behind the renaming')
     check_equal(c.pipeline(on('p', 'delete'), on('p', 'delete')), [{}, 'no_session'], 'deleted twice')
+    seen = c.pipeline(on('r', 'create', raw=True), on('r', 'append', text='four'), on('r', 'set', max_tokens=5),
+                      on('r', 'append', text='five', wait=True), on('r', 'delete'))
+    check('request' in seen[1] and 'session' in seen[2], 'what was sent before the deletion', seen)
+    check_equal(seen[3:], ['no_session', {}], 'what was to be waited for until it is applied')
     check_equal([s['session'] for s in c.call('session.list')['sessions']], ['a'], 'sessions left')
 
     # What waits for a session that is being made ends with its client, or is done without it.
