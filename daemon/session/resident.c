@@ -254,12 +254,14 @@ static void got_checkpoint(struct call *c, struct store_job *j)
 		device_failed(e, "a checkpoint could not be copied to it");
 		return;
 	}
-	if (wrong != NULL) {
+	if (wrong != NULL && strcmp(j->why.name, "memory") == 0) {     /* the file is as good as it was */
+		log_warning("session %llu: no memory for its checkpoint; it is built again from its log",
+		            (unsigned long long)t->row.id);
+	} else if (wrong != NULL) {
 		log_warning("session %llu: bad_checkpoint: %s; it is built again from its log",
 		            (unsigned long long)t->row.id, wrong);
 		e->stats.checkpoints_refused++;
-		if (strcmp(j->why.name, "memory") != 0)        /* else the file is as good as it was */
-			call_post(call_new(e, t, NULL, NULL), store_job_new(STORE_CHECKPOINT_DROP, t->row.id));
+		call_post(call_new(e, t, NULL, NULL), store_job_new(STORE_CHECKPOINT_DROP, t->row.id));
 	}
 	if (j->rc == 0 && wrong == NULL) {
 		t->n_computed = j->checkpoint->n_computed;

@@ -2,13 +2,18 @@
  * what it refuses by name. */
 #include "tests/unit/engine-desk.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <sqlite3.h>
 #include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
+
+#include "daemon/session/disk.h"
 
 static void caps(void **state)
 {
@@ -183,6 +188,41 @@ static void a_start_without_memory(void **state)
 	desk_remove(&d);
 }
 
+static atomic_bool lacking;            /* memory, for what is read */
+
+static int read_or_not(void *ctx, int file, void *p, size_t n, uint64_t at)
+{
+	return at > 0 && lacking ? -ENOMEM : disk_real.read(ctx, file, p, n, at);
+}
+
+/* Its session is built again; but nobody has refused it, and the next time it is of use. */
+static void a_checkpoint_without_memory(void **state)
+{
+	struct disk disk = disk_real;
+	struct desk d;
+	int i;
+
+	(void)state;
+	disk.read = read_or_not;
+	desk_new(&d);
+	d.disk = &disk;
+	d.p.n_slot = 1;
+	desk_start(&d);
+	desk_create(&d, "a", false, 1, 0);
+	desk_create(&d, "b", false, 1, 0);
+	for (i = 0; i < 3; i++) {              /* in turn: who comes back reads its checkpoint */
+		lacking = i == 1;
+		desk_turn_end(&d, desk_order(&d, VERB_SAY, "a", "Me.", 5));
+		lacking = false;
+		desk_turn_end(&d, desk_order(&d, VERB_SAY, "b", "Me too.", 5));
+	}
+	assert_int_equal(desk_stat(&d, "rebuilt_sessions"), 1);
+	assert_int_equal(desk_stat(&d, "checkpoints_refused"), 0);
+	assert_int_equal(desk_stat(&d, "checkpoints_loaded"), 3);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -190,6 +230,7 @@ int main(void)
 		cmocka_unit_test(access_rules),
 		cmocka_unit_test(mistakes),
 		cmocka_unit_test(a_start_without_memory),
+		cmocka_unit_test(a_checkpoint_without_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
