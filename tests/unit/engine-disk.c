@@ -161,12 +161,44 @@ static void undone_later(void **state)
 	desk_remove(&d);
 }
 
+/* Until the store has said whether it can be, who names the session or the name it is to have waits. */
+static void renamed_in_vain(void **state)
+{
+	struct request *sent[] = { ask_new(VERB_RENAME, "b"), ask_new(VERB_SET, "x"), ask_new(VERB_CREATE, "b"), ask_new(VERB_INFO, "b") };
+	const char *const whys[] = { "disk", "no_session", "session_exists", "" };
+	struct desk d;
+	size_t i;
+
+	(void)state;
+	desk_new(&d);
+	desk_start(&d);
+	desk_create(&d, "b", true, 1, 0);
+	strcpy(sent[0]->new_name, "x");
+	sent[1]->given = GIVEN_MAX_TOKENS;
+	sent[1]->settings.max_tokens = 7;
+	files_grow(0);
+	for (i = 0; i < 4; i++)
+		desk_post(&d, sent[i]);
+	for (i = 0; i < 4; i++) {
+		desk_answer(&d, sent[i]);
+		assert_string_equal(sent[i]->why.name, whys[i]);
+		request_free(sent[i]);
+	}
+	files_grow(RLIM_INFINITY);
+	request_free(renamed(&d, "b", "x"));
+	refused(&d, ask_new(VERB_INFO, "b"), "no_session");
+	desk_create(&d, "b", true, 1, 0);
+	desk_stop(&d);
+	desk_remove(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(full_disk_at_once),
 		cmocka_unit_test(full_disk_for_a_while),
 		cmocka_unit_test(undone_later),
+		cmocka_unit_test(renamed_in_vain),
 	};
 
 	signal(SIGXFSZ, SIG_IGN);
