@@ -19,6 +19,7 @@
 #include <wchar.h>
 
 #include "client/client.h"
+#include "client/screen.h"
 #include "proto/frame.h"
 
 #define RECENT 200             /* entries of the transcript shown at first */
@@ -53,13 +54,30 @@ static bool typing(struct attach *a)
 	return line && line->lastchar > line->buffer;
 }
 
+#define PROMPT "> "
+
+/* Takes the prompt and what is typed off the screen, all rows of it. */
+static void prompt_clear(struct attach *a)
+{
+	const LineInfoW *line;
+	unsigned rows;
+
+	if (!a->prompt)
+		return;
+	line = el_wline(a->el);
+	rows = screen_rows(sizeof PROMPT - 1, line->buffer, line->cursor);
+	putchar('\r');
+	if (rows)
+		printf("\033[%uA", rows);
+	fputs("\033[J", stdout);
+	a->prompt = false;
+}
+
 static void screen_put(struct attach *a, const char *s, size_t n)
 {
 	if (n == 0)
 		return;
-	if (a->prompt)
-		fputs("\r\033[K", stdout);
-	a->prompt = false;
+	prompt_clear(a);
 	output_put(a->c, s, n);            /* main says where it failed */
 	a->mid_line = s[n - 1] != '\n';
 }
@@ -281,7 +299,7 @@ static int recent_show(struct attach *a)
 
 static char *prompt_text(EditLine *el)
 {
-	static char text[] = "> ";
+	static char text[] = PROMPT;
 
 	(void)el;
 	return text;
@@ -312,26 +330,46 @@ static int interrupt_take(struct attach *a)
 	a->c->mute = false;                /* a terminal that was stopped goes on with it */
 	if (a->running)
 		return answer_cancel(a->c);
+	prompt_clear(a);
 	el_cursor(a->el, (int)(line->lastchar - line->cursor));
 	el_deletestr(a->el, (int)(line->lastchar - line->buffer));
-	if (a->prompt)
-		fputs("\r\033[K", stdout);
-	a->prompt = false;
 	screen_prompt(a);
 	return 0;
+}
+
+/* The prompt again: behind what a shell wrote meanwhile, or in a screen of another size. */
+static void screen_again(struct attach *a)
+{
+	enum screen_change change = screen_changed();
+	bool prompt = a->prompt;
+
+	if (change == SCREEN_SAME)
+		return;
+	el_resize(a->el);
+	if (change == SCREEN_RESIZED) {
+		prompt_clear(a);
+	} else {
+		el_set(a->el, EL_PREP_TERM, 0);        /* else it takes it for prepared */
+		el_set(a->el, EL_PREP_TERM, 1);
+		fputs("\r\033[K", stdout);
+		a->prompt = false;
+	}
+	if (prompt)
+		screen_prompt(a);
 }
 
 /* libedit's reader: a character of the keyboard, showing what arrives meanwhile. */
 static int key_read(EditLine *el, wchar_t *out)
 {
-	struct pollfd p[3] = { { .fd = STDIN_FILENO, .events = POLLIN },
-	                       { .fd = signal_fd(), .events = POLLIN }, { .events = POLLIN } };
+	struct pollfd p[] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = signal_fd(), .events = POLLIN },
+	                      { .events = POLLIN }, { .fd = screen_fd(), .events = POLLIN } };
 	struct attach *a;
 	ssize_t n;
 	char b;
 
 	el_get(el, EL_CLIENTDATA, &a);
 	for (;;) {
+		screen_again(a);
 		a->rc = signal_taken() ? interrupt_take(a) : 0;        /* first: a call would end with it */
 		if (a->rc == 0)
 			a->rc = events_take(a);
@@ -342,7 +380,7 @@ static int key_read(EditLine *el, wchar_t *out)
 		if (a->rc)
 			return 0;
 		p[2].fd = sink_fd(a->c->sink);
-		if (follow_pending(&a->f) || poll(p, 3, -1) <= 0 || p[1].revents || !p[0].revents)
+		if (follow_pending(&a->f) || poll(p, 4, -1) <= 0 || p[1].revents || p[3].revents || !p[0].revents)
 			continue;
 		n = read(STDIN_FILENO, &b, 1);
 		if (n == 0 || (n < 0 && errno != EINTR))
@@ -364,6 +402,7 @@ static int terminal_run(struct attach *a)
 	/* What is typed and shown is UTF-8; a locale that cannot say so would lose it. */
 	if (!setlocale(LC_CTYPE, "") || strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
 		setlocale(LC_CTYPE, "C.UTF-8");
+	screen_open();
 	a->el = el_init("sink", stdin, stdout, stderr);
 	if (!a->el || !lines)
 		abort();

@@ -215,17 +215,23 @@ def test_attach_no_input():
 
 class Terminal:
     """A process with a terminal of its own."""
-    def __init__(self, peer, *args, locale='C.UTF-8'):
+    def __init__(self, peer, *args, locale='C.UTF-8', shell=()):
         import fcntl
         import pty
         import termios
         self.fd, slave = pty.openpty()
-        self.p = subprocess.Popen([SINK, '-S', peer.path, *args], stdin=slave, stdout=slave, stderr=slave,
+        self.p = subprocess.Popen([*shell, SINK, '-S', peer.path, *args], stdin=slave, stdout=slave, stderr=slave,
                                   start_new_session=True, env={**os.environ, 'TERM': 'xterm', 'LC_ALL': locale},
                                   preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         peer.processes.append(self.p)
         os.close(slave)
         self.seen = ''
+
+    def resize(self, columns):
+        import fcntl
+        import struct
+        import termios
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
 
     def type(self, s):
         os.write(self.fd, s.encode())
@@ -358,6 +364,73 @@ def test_attach_terminal_interrupted_first():
         t.type('\x04')
         equal(t.p.wait(timeout=SECONDS), 0)
         equal(c.request(), None)
+        os.close(t.fd)
+
+
+def test_attach_terminal_wrapped():
+    """A line of several rows is taken off the screen whole before text comes above it, also once the screen has changed."""
+    with Peer() as peer:
+        t = Terminal(peer, 'attach', 'a')
+        t.resize(40)
+        c = peer.accept()
+        attached(c)
+        t.until('> ')
+        t.type('x' * 50 + '日本語日本')            # of 62 columns, with the prompt: 40, 22
+        t.until('語日本')
+        tell(c, text(1, 'one\n'))
+        t.until('\r\x1b[1A\x1b[Jassistant: one')
+        t.until('語日本')
+        t.resize(21)                           # 21, 21, 20
+        t.until('語日本')
+        tell(c, text(2, 'two\n'))
+        t.until('\r\x1b[2A\x1b[Jtwo')
+        t.until('語日本')
+        t.type('\x03')
+        t.until('\r\x1b[2A\x1b[J')
+        t.p.kill()
+        os.close(t.fd)
+
+
+def test_attach_terminal_stopped():
+    """Ctrl-Z gives the terminal back as it was, and takes it again; so does a continuation of who was stopped otherwise."""
+    import termios
+    shell = ['sh', '-mc', '"$0" "$@"; stty -a; read x; stty echo icanon; fg']
+    with Peer() as peer:
+        t = Terminal(peer, 'attach', 'a', shell=shell)
+        c = peer.accept()
+        attached(c)
+        t.until('> ')
+        t.type('abc')
+        t.until('abc')
+        t.type('\x1a')
+        modes = t.until('echok')
+        assert 'icanon' in modes and '-icanon' not in modes and '-echo ' not in modes, modes
+        t.type('\n')
+        t.until('> ')
+        t.until('abc')
+        t.type('de')
+        t.until('de')
+        equal(termios.tcgetattr(t.fd)[3] & (termios.ICANON | termios.ECHO), 0)
+        t.type('\r')
+        _, params = c.expect('session.say')
+        equal(params['text'], 'abcde')
+        t.p.kill()
+        os.close(t.fd)
+
+        t = Terminal(peer, 'attach', 'a')
+        c = peer.accept()
+        attached(c)
+        t.until('> ')
+        t.type('abc')
+        t.until('abc')
+        with stopped(t.p):
+            modes = termios.tcgetattr(t.fd)
+            modes[3] |= termios.ICANON | termios.ECHO
+            termios.tcsetattr(t.fd, termios.TCSANOW, modes)
+        t.until('> ')
+        t.until('abc')
+        equal(termios.tcgetattr(t.fd)[3] & (termios.ICANON | termios.ECHO), 0)
+        t.p.kill()
         os.close(t.fd)
 
 
