@@ -336,7 +336,8 @@ def test_attach_terminal():
 
 
 def test_attach_terminal_interrupted_first():
-    """Ctrl-C that is there when the daemon has to be asked stops the answer; a line whose end comes with it is not sent."""
+    """Ctrl-C that is there when the daemon has to be asked, or comes while it is asked, stops the answer; a line whose end
+    comes with it is not sent."""
     with Peer() as peer:
         t = Terminal(peer, 'attach', 'a')
         c = peer.accept()
@@ -349,6 +350,12 @@ def test_attach_terminal_interrupted_first():
         with stopped(t.p):
             tell(c, LAGGED)
             t.p.send_signal(signal.SIGINT)
+        id, _ = expect_followed(c, 'session.cancel')
+        c.answer(id, {'cancelled': True})
+        follow_begin(c, 3)
+        tell(c, LAGGED)
+        c.expect('session.follow')
+        t.p.send_signal(signal.SIGINT)
         id, _ = c.expect('session.cancel')
         c.answer(id, {'cancelled': True})
         follow_begin(c, 3)
