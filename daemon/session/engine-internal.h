@@ -100,7 +100,7 @@ struct timeline {
 	uint64_t ring_from;        /* first position that the ring still holds */
 	uint64_t rebuild_from;     /* n_computed when a rebuild began */
 	uint64_t told_start;       /* window start of the last `evicted` */
-	uint64_t woken_chain;      /* of the log, when it got its slot */
+	uint64_t woken_token, woken_chain;     /* of the log, when it got its slot */
 	uint64_t since_saved;      /* tokens computed since the last checkpoint */
 	bool rebuilding, saving, moved;
 	int progress_told;         /* per cent */

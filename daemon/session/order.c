@@ -123,24 +123,6 @@ void waiters_refuse(struct timeline *t, const char *name, const char *text)
 	waiters_drop(t, 0, name, text);
 }
 
-/* Who cancels does not wait for room on a disk: what is begun ends as soon as its end can be written, what
- * is to come cannot be looked for. */
-void waiters_no_disk(struct timeline *t, const char *text)
-{
-	struct waiter **at = &t->waiters, *w;
-
-	while ((w = *at) != NULL) {
-		if (w->request->verb != VERB_CANCEL) {
-			at = &w->next;
-			continue;
-		}
-		*at = w->next;
-		answer_refused(t->engine, w->request, "disk", "%s; %s", text,
-		               w->order == NEXT_ANSWER ? "no answer is cancelled" : "the answer ends as soon as its end can be written");
-		free(w);
-	}
-}
-
 /* ---- orders of peers that may leave ---- */
 
 static struct bond **bond_of(struct timeline *t, uint64_t order)
@@ -152,6 +134,7 @@ static struct bond **bond_of(struct timeline *t, uint64_t order)
 	return at;
 }
 
+/* peer 0: nobody's */
 static void bond_make(struct timeline *t, uint64_t order, uint64_t peer)
 {
 	struct bond *b = calloc(1, sizeof *b);
@@ -188,6 +171,34 @@ static void bond_end(struct timeline *t, uint64_t order)
 	if (b != NULL) {
 		*at = b->next;
 		free(b);
+	}
+}
+
+/* It is to end also where it is asked of the store once more. */
+static void bond_break(struct timeline *t, uint64_t order)
+{
+	if (*bond_of(t, order) == NULL)
+		bond_make(t, order, 0);
+	(*bond_of(t, order))->gone = true;
+}
+
+/* Who cancels does not wait for room on a disk: what is begun ends as soon as its end can be written, what
+ * is to come cannot be looked for. */
+void waiters_no_disk(struct timeline *t, const char *text)
+{
+	struct waiter **at = &t->waiters, *w;
+
+	while ((w = *at) != NULL) {
+		if (w->request->verb != VERB_CANCEL) {
+			at = &w->next;
+			continue;
+		}
+		*at = w->next;
+		if (w->order != NEXT_ANSWER)
+			bond_break(t, w->order);
+		answer_refused(t->engine, w->request, "disk", "%s; %s", text,
+		               w->order == NEXT_ANSWER ? "no answer is cancelled" : "the answer ends as soon as its end can be written");
+		free(w);
 	}
 }
 
@@ -308,11 +319,14 @@ static void sought(struct call *c, struct store_job *j)
 	struct order *o = j->order;
 
 	t->seeking = false;
+	if (j->rc != 0 && store_passes(&j->why) && !t->deleting && !t->gone)
+		timeline_stall(t, &j->why);
 	/* Else it is cancelled when its turn comes, or was found on another way. */
-	if (j->rc != 0 || !slotless(t) || t->asking || t->failed != NULL ||
-	    (t->cur != NULL && t->cur->kind != ORDER_APPEND))
+	if (j->rc != 0 || !slotless(t) || t->asking || t->failed != NULL)
 		return;
-	if (o == NULL && t->n_putting == 0) {
+	if (t->cur != NULL && t->cur->kind != ORDER_APPEND) {
+		order_cancel_waiting(t);
+	} else if (o == NULL && t->n_putting == 0) {
 		waiters_answer(t, NEXT_ANSWER, &none);
 	} else if (o == NULL) {
 		order_cancel_waiting(t);       /* it was put behind this question */

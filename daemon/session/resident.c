@@ -232,7 +232,7 @@ static const char *unusable(const struct timeline *t, const struct checkpoint *c
 		return "it has another layout";
 	if (c->n_computed > t->row.n_token || c->start > c->n_computed)
 		return "it is ahead of the log";
-	if (c->n_computed == t->row.n_token && c->chain != t->woken_chain)
+	if (c->n_computed == t->woken_token && c->chain != t->woken_chain)
 		return "it is of another log";
 	return NULL;
 }
@@ -254,9 +254,9 @@ static void got_checkpoint(struct call *c, struct store_job *j)
 		device_failed(e, "a checkpoint could not be copied to it");
 		return;
 	}
-	if (wrong != NULL && strcmp(j->why.name, "memory") == 0) {     /* the file is as good as it was */
-		log_warning("session %llu: no memory for its checkpoint; it is built again from its log",
-		            (unsigned long long)t->row.id);
+	if (wrong != NULL && j->rc != 0 && store_passes(&j->why)) {    /* the file is as good as it was */
+		log_warning("session %llu: its checkpoint was not read (%s); it is built again from its log",
+		            (unsigned long long)t->row.id, j->why.name);
 	} else if (wrong != NULL) {
 		log_warning("session %llu: bad_checkpoint: %s; it is built again from its log",
 		            (unsigned long long)t->row.id, wrong);
@@ -308,6 +308,7 @@ static void settle(struct timeline *t, uint32_t slot, uint64_t n_computed, uint6
 	t->n_computed = n_computed;
 	t->start = start;
 	t->ring_from = t->n_token;
+	t->woken_token = t->row.n_token;
 	t->woken_chain = t->row.chain;
 	t->rebuilding = t->moved = false;
 	t->since_saved = 0;

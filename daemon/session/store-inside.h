@@ -45,8 +45,8 @@ struct track {
 	X(ROLLBACK, "ROLLBACK") \
 	X(SESSION_INSERT, "INSERT INTO sessions(" SESSION ", n_seq, n_token, chain, n_stored)" \
 		" VALUES (?,?,?,?,?,?,?,?,?,?,?," N_SETTINGS ",?,?,?,0,0,0,0)") \
-	X(SESSION_UPDATE, "UPDATE sessions SET (" SESSION ") =" \
-		" (?,?,?,?,?,?,?,?,?,?,?," N_SETTINGS ",?,?,?) WHERE id = ?") \
+	X(SESSION_UPDATE, "UPDATE sessions SET (name, share, " SETTINGS ", sum, n_kill) =" \
+		" (?,?," N_SETTINGS ",?,?) WHERE id = ?") \
 	X(SESSION_ADVANCE, "UPDATE sessions SET n_seq=?, n_token=?, chain=?, n_stored=?, used=?," \
 		" chat=?, n_kill=? WHERE id = ?") \
 	X(SESSION_ALL, "SELECT id, " SESSION ", n_seq, n_token, chain, n_stored FROM sessions ORDER BY id") \

@@ -375,12 +375,15 @@ static int session_update(struct store *s, struct store_job *j)
 	q = db_statement(s, SQL_SESSION_UPDATE, &j->why);
 	if (q == NULL)
 		return REFUSED;
-	session_bind(q, &i, r, scratch);
+	sqlite3_bind_text(q, i++, r->name, -1, SQLITE_STATIC);
+	bind_u64(q, &i, r->share);
+	settings_bind(q, &i, &r->settings, scratch);
+	bind_u64(q, &i, session_sum(r));
+	bind_u64(q, &i, r->n_kill);
 	bind_u64(q, &i, r->id);
 	rc = db_run(s, q, &j->why);
 	if (rc != 0)
 		return rc;
-	t->n_sink = r->window.n_sink;
 	r->n_seq = t->n_seq;
 	r->n_token = t->n_token;
 	r->chain = t->chain;

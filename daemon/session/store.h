@@ -70,8 +70,8 @@ struct salvage { uint64_t n_session, n_entry, n_order, n_cut; char kept[96]; };
 int store_salvage(const char *dir, struct salvage *out, struct reason *why);
 
 enum store_op {
-	STORE_SESSION_PUT,     /* row: insert (id 0, gets one) or update (all but n_seq, n_token and
-	                          chain, which STORE_LOG alone moves). session_exists, no_session.
+	STORE_SESSION_PUT,     /* row: insert (id 0, gets one) or update (what requests change: name, share,
+	                          settings, n_kill; the rest STORE_LOG alone moves). session_exists, no_session.
 	                          durable */
 	STORE_SESSION_DELETE,  /* session: its rows, log, queue, checkpoint, overwritten. durable */
 	STORE_ORDER_PUT,       /* order: gets its id; positive STORE_REPEATED: the key was seen,

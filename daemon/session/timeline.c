@@ -279,6 +279,7 @@ void timeline_retry(struct timeline *t)
 	if (t->state != TIMELINE_ASLEEP && t->n_queued > 0)
 		order_ask(t);
 	resident_want(t);
+	order_cancel_waiting(t);
 }
 
 void timeline_flush(struct timeline *t, bool durable)

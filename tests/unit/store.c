@@ -105,8 +105,10 @@ static void test_session(void **state)
 	b.settings.sampling.temperature = 0;
 	b.settings.stops.n = 0;
 	memset(&b.settings.stops, 0, sizeof b.settings.stops);
-	b.raw = false;
+	same = b;
+	b.chat.open++;                                         /* moves with the log alone */
 	assert_int_equal(put_row(d, &b), 0);
+	b.chat = same.chat;
 	each(d, &s);
 	assert_int_equal(s.n, 3);
 	assert_memory_equal(&s.last.row, &b, sizeof b);
