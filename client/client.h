@@ -99,8 +99,8 @@ void params_bool(struct params *p, const char *key, bool b);
 void params_text(struct params *p, const char *key, const char *s, size_t n);
 /* Every given option that has a key, and `session` from the first argument. */
 int params_options(struct params *p, const struct client *c);
-/* Of one of the types; else a sentence is said. */
-int params_typed(struct params *p, const char *key, enum option_type type, const char *value);
+/* Of one of the types; else a sentence is said, with the name that it was called by. */
+int params_typed(struct params *p, const char *key, const char *called, enum option_type type, const char *value);
 #define REQUEST_KEY 16
 void request_key(unsigned char key[REQUEST_KEY]);                  /* random bytes */
 void params_request_key(struct params *p, const unsigned char key[REQUEST_KEY]);

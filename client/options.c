@@ -163,7 +163,7 @@ void params_text(struct params *p, const char *key, const char *s, size_t n)
 	pack_text(params_key(p, key), s, n);
 }
 
-static int params_number(struct params *p, const char *key, enum option_type type, const char *value)
+static int params_number(struct params *p, const char *key, const char *called, enum option_type type, const char *value)
 {
 	unsigned long long u;
 	double d;
@@ -173,18 +173,18 @@ static int params_number(struct params *p, const char *key, enum option_type typ
 	if (type == OPTION_UINT) {
 		u = strtoull(value, &end, 10);
 		if (*value < '0' || *value > '9' || *end || errno)
-			return usage_error("%s is a whole number, not negative: not %s", key, value);
+			return usage_error("%s is a whole number, not negative: not %s", called, value);
 		params_uint(p, key, u);
 		return 0;
 	}
 	d = strtod(value, &end);
 	if (!*value || *end || errno || !isfinite(d))
-		return usage_error("%s is a number: not %s", key, value);
+		return usage_error("%s is a number: not %s", called, value);
 	msgpack_pack_double(params_key(p, key), d);
 	return 0;
 }
 
-int params_typed(struct params *p, const char *key, enum option_type type, const char *value)
+int params_typed(struct params *p, const char *key, const char *called, enum option_type type, const char *value)
 {
 	switch (type) {
 	case OPTION_FLAG:
@@ -197,7 +197,7 @@ int params_typed(struct params *p, const char *key, enum option_type type, const
 	case OPTION_REAL:
 		break;
 	}
-	return params_number(p, key, type, value);
+	return params_number(p, key, called, type, value);
 }
 
 /* Options given more than once become a list, or the last one counts. */
@@ -217,7 +217,7 @@ static int params_given(struct params *p, const struct client *c, int at)
 		n++;
 	}
 	if (o->type != OPTION_TEXT || n == 1)
-		return params_typed(p, o->key, o->type, c->given[last].value);
+		return params_typed(p, o->key, o->name, o->type, c->given[last].value);
 	pk = params_key(p, o->key);
 	msgpack_pack_array(pk, n);
 	for (i = at; i < c->n_given; i++)

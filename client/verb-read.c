@@ -1,6 +1,7 @@
 /*
  * read: the transcript, from the log; with -f it goes on as the session does.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -116,8 +117,9 @@ int verb_read(struct client *c)
 	int rc;
 
 	if (from) {
+		errno = 0;
 		r.f.from = strtoull(from, &end, 10);
-		if (*from < '0' || *from > '9' || *end)
+		if (*from < '0' || *from > '9' || *end || errno)
 			return usage_error("--from wants a number, not %s", from);
 	}
 	rc = reader_open(&r);

@@ -158,7 +158,7 @@ static int params_settings(struct params *p, int argc, char **argv)
 		if (strcmp(s->key, "stop") == 0)
 			stops = true;
 		else
-			rc = params_typed(p, s->key, s->type, value);
+			rc = params_typed(p, s->key, s->key, s->type, value);
 	}
 	return rc == 0 && stops ? params_stops(p, argc, argv) : rc;
 }

@@ -27,7 +27,7 @@ def test_no_daemon():
 def test_usage():
     wrong = (['nonsense'], [], ['new'], ['new', 'a', 'b'], ['new', 'a', '--nonsense'], ['new', 'a', '--sinks'],
              ['new', 'a', '--pin'], ['new', 'a', '--sinks', 'x'], ['new', 'a', '--sinks', '-1'], ['new', 'a', '--temperature', 'warm'],
-             ['set', 'a', 'colour=red'], ['set', 'a', 'seed=x'], ['set', 'a', 'seed'], ['read', 'a', '--from', 'x'],
+             ['set', 'a', 'colour=red'], ['set', 'a', 'seed=x'], ['set', 'a', 'seed'], ['read', 'a', '--from', 'x'], ['read', 'a', '--from', str(2 ** 64)],
              ['help', 'nonsense'], ['--json'], ['--json', 'attach', 'a'])
     with Peer() as peer:
         for args in wrong:
@@ -40,6 +40,15 @@ def test_usage():
         for args in (['--help'], ['help', 'say'], ['say', '--help'], ['--version']):
             out, _ = peer.finish(peer.start(*args), 0)
             assert b'sink' in out, out
+
+
+def test_usage_names():
+    """A value that is none is named as it was given."""
+    for args, want in ((['say', 'a', '-n', 'x', 'hello'], '-n is a whole number, not negative: not x'),
+                       (['new', 'a', '--top-p=x'], '--top-p is a number: not x'),
+                       (['set', 'a', 'top-k=x'], 'top_k is a whole number, not negative: not x')):
+        with Peer() as peer:
+            equal(peer.finish(peer.start(*args), 2)[1], f'sink: usage: {want}\n')
 
 
 def test_refused():
