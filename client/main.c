@@ -168,13 +168,14 @@ static int verb_run(struct client *c, int argc, char **argv)
 	return c->verb->run(c);
 }
 
-/* Without a standard input and the like a socket would get their numbers. */
+/* Without a standard input and the like a socket would get their numbers.  Read-only: what
+ * is written to a standard output that is not there is lost, and that is an error. */
 static void standard_files(void)
 {
 	int fd;
 
 	do
-		fd = open("/dev/null", O_RDWR);
+		fd = open("/dev/null", O_RDONLY);
 	while (fd >= 0 && fd <= STDERR_FILENO);
 	if (fd >= 0)
 		close(fd);

@@ -2,6 +2,7 @@
  * Text: what is UTF-8, and where a command's text comes from.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +96,9 @@ static int gather_input(struct gathered *g)
 		n = read(STDIN_FILENO, buf, sizeof buf);
 		if (n == 0)
 			return 0;
-		if (n < 0 && errno == EINTR)
+		if (n < 0 && errno == EAGAIN)  /* of who shares it with us */
+			poll(&(struct pollfd){ .fd = STDIN_FILENO, .events = POLLIN }, 1, -1);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n < 0) {
 			perror("sink: standard input");

@@ -51,6 +51,38 @@ def test_usage_names():
             equal(peer.finish(peer.start(*args), 2)[1], f'sink: usage: {want}\n')
 
 
+def test_no_output():
+    """A standard output that is not there is one that cannot be written; who has nothing to print needs none."""
+    for verb, code in ('ls', 1), ('cancel a', 0):
+        with Peer() as peer:
+            p = subprocess.Popen(['sh', '-c', f'"$0" -S "$1" {verb} >&-', SINK, peer.path], stderr=subprocess.PIPE)
+            peer.processes.append(p)
+            c = peer.accept()
+            id, *_ = c.request()
+            c.answer(id, {'sessions': [{'session': 'mine', 'owner': os.getuid()}]} if verb == 'ls' else {})
+            _, err = peer.finish(p, code)
+            equal(err, 'sink: standard output: Bad file descriptor\n' if code else '')
+
+
+def test_input_that_does_not_block():
+    """Who shares our standard input may have made it so."""
+    with Peer() as peer:
+        r, w = os.pipe()
+        os.set_blocking(r, False)
+        p = subprocess.Popen([SINK, '-S', peer.path, 'say', 'a'], stdin=r, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        peer.processes.append(p)
+        c = peer.accept()
+        for part in b'hel', b'lo':
+            time.sleep(0.1)
+            os.write(w, part)
+        os.close(w)
+        os.close(r)
+        id, params = c.expect('session.say')
+        equal(params['text'], 'hello')
+        c.refuse(id, 'internal: enough')
+        peer.finish(p, 1)
+
+
 def test_refused():
     with Peer() as peer:
         for error in ('no_session: no session a', {'code': 10, 'name': 'no_session', 'message': 'no session a'}):
