@@ -10,8 +10,8 @@ try:
 except ImportError:
     print('python3-msgpack is missing')
     sys.exit(77)
-from peer import (LEFT, SECONDS, SINK, Peer, begin, end, equal, expect_followed, follow_begin, main, say_begin,
-                  stopped, tell, text, told, until)
+from peer import (LEFT, SECONDS, SINK, Peer, begin, end, equal, expect_followed, follow_begin, lost, main,
+                  say_begin, stopped, tell, text, told, until)
 
 
 def attached(c, *entries):
@@ -175,7 +175,7 @@ def test_attach_interrupted_while_sending():
         until(p.stdout, b'one')
         p.stdin.write(b'x' * 1000000 + b'\n')
         p.stdin.flush()
-        time.sleep(0.2)                        # its socket is full now
+        c.comes()                              # more of it than a socket takes will not
         p.send_signal(signal.SIGINT)
         c = peer.accept()
         id, _ = c.expect('session.cancel')
@@ -193,7 +193,7 @@ def test_attach_interrupted_while_away():
         c.expect('session.say')
         peer.leave()
         c.cut()
-        time.sleep(0.3)                        # it looks for the daemon
+        lost(p)
         p.send_signal(signal.SIGINT)
         _, err = peer.finish(p, 130)
         assert LEFT in err, err

@@ -71,6 +71,10 @@ class Connection:
     def refuse(self, id, error):
         self.send([1, id, error, None])
 
+    def comes(self):
+        """Waits until there is something to read, and leaves it."""
+        assert select.select([self.s], [], [], SECONDS)[0], 'nothing comes'
+
     def cut(self):
         self.s.close()
 
@@ -145,6 +149,20 @@ def stopped(p):
     os.waitid(os.P_PID, p.pid, os.WSTOPPED | os.WNOWAIT)
     yield
     p.send_signal(signal.SIGCONT)
+
+
+def lost(p):
+    """Waits until the client knows that its connection is cut."""
+    def connected():
+        try:
+            return any(os.readlink(f.path).startswith('socket:') for f in os.scandir(f'/proc/{p.pid}/fd'))
+        except FileNotFoundError:              # it tries to connect
+            return True
+
+    end = time.monotonic() + SECONDS
+    while connected():
+        assert time.monotonic() < end, 'it is still connected'
+        time.sleep(0.01)
 
 
 def until(f, want):

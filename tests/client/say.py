@@ -1,5 +1,4 @@
 """`sink say` and `sink generate` against a scripted peer: the answer as it comes, lost connections, Ctrl-C at every moment."""
-import select
 import signal
 import subprocess
 import sys
@@ -10,8 +9,8 @@ try:
 except ImportError:
     print('python3-msgpack is missing')
     sys.exit(77)
-from peer import (LEFT, SECONDS, SINK, Peer, begin, end, equal, expect_followed, follow_begin, main, say_begin,
-                  tell, text, told, until)
+from peer import (LEFT, SECONDS, SINK, Peer, begin, end, equal, expect_followed, follow_begin, lost, main,
+                  say_begin, tell, text, told, until)
 
 
 def test_say():
@@ -341,8 +340,7 @@ def test_interrupted_while_sending():
     with Peer() as peer:
         p = peer.start('say', 'a', input=b'x' * 1000000)
         c = peer.accept()
-        select.select([c.s], [], [], SECONDS)
-        time.sleep(0.2)                        # its socket is full now
+        c.comes()                              # more of it than a socket takes will not
         p.send_signal(signal.SIGINT)
         equal(peer.finish(p, 130), (b'', ''))
         equal(c.request(), None)
@@ -353,8 +351,7 @@ def test_interrupted_while_sending():
         c.expect('session.say')
         c.cut()
         c = peer.accept()
-        select.select([c.s], [], [], SECONDS)
-        time.sleep(0.2)
+        c.comes()
         p.send_signal(signal.SIGINT)
         _, err = peer.finish(p, 130)
         assert LEFT in err, err
@@ -396,7 +393,7 @@ def test_not_accepted():
                 c.answer(id, {'request': 7, 'seq': 10})
                 c.expect('session.follow')
             c.cut()
-            time.sleep(0.3)                    # it connects again
+            lost(p)
             p.send_signal(signal.SIGINT)
             _, err = peer.finish(p, 130)
             assert LEFT in err, err
