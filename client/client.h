@@ -133,7 +133,6 @@ int64_t clock_ms(void);
 void signals_take(void);
 int signal_fd(void);
 bool signal_taken(void);                       /* since the last call */
-bool signal_waiting(void);     /* it is there, and stays */
 /* To standard output, now.  Where that takes nothing, Ctrl-C and c->end end the wait and
  * all that is still to be printed (c->mute); the signal stays to be taken.  False: errno. */
 bool output_put(struct client *c, const char *s, size_t n);

@@ -55,7 +55,7 @@ static void pause_ms(int ms)
 	poll(&p, 1, ms);
 }
 
-bool signal_waiting(void)
+static bool signal_waiting(void)
 {
 	struct pollfd p = { .fd = signal_fd(), .events = POLLIN };
 
@@ -83,7 +83,8 @@ static int link_open_within(struct client *c, int ms)
 
 	if (c->sink)
 		return 0;
-	while ((rc = link_try(c, c->socket, &e))) {
+	/* Who has had a daemon wants that one again. */
+	while ((rc = link_try(c, c->n_link > 0 ? c->path : c->socket, &e))) {
 		if (given_up(c))
 			return EXIT_INTERRUPTED;
 		if (clock_ms() >= (rc == SINK_TIMEOUT ? full_end : e.code == ECONNREFUSED ? end : now))

@@ -41,6 +41,7 @@ struct attach {
 	bool mid_line;             /* the cursor stands behind text */
 	char *held;                /* shown when the line being edited lets it */
 	size_t n_held;
+	bool disturbed;            /* Ctrl-C ended the look for what has come */
 	char left[8];              /* bytes of a character that is being typed */
 	size_t n_left;
 };
@@ -326,10 +327,13 @@ static int character_add(struct attach *a, char b, wchar_t *out)
 static int interrupt_take(struct attach *a)
 {
 	const LineInfoW *line = el_wline(a->el);       /* in characters */
+	int rc;
 
 	a->c->mute = false;                /* a terminal that was stopped goes on with it */
-	if (a->running)
-		return answer_cancel(a->c);
+	if (a->running) {
+		rc = answer_cancel(a->c);
+		return rc == EXIT_REFUSED ? 0 : rc;    /* which has been said */
+	}
 	prompt_clear(a);
 	el_cursor(a->el, (int)(line->lastchar - line->cursor));
 	el_deletestr(a->el, (int)(line->lastchar - line->buffer));
@@ -371,14 +375,16 @@ static int key_read(EditLine *el, wchar_t *out)
 	for (;;) {
 		screen_again(a);
 		a->rc = signal_taken() ? interrupt_take(a) : 0;        /* first: a call would end with it */
-		if (a->rc == 0)
+		if (a->rc == 0) {
 			a->rc = events_take(a);
-		if (a->rc == EXIT_INTERRUPTED && a->c->sink && signal_waiting()) {
-			a->rc = 0;         /* it came meanwhile */
-			continue;
+			if (a->rc == EXIT_INTERRUPTED && a->c->sink && !a->disturbed) {
+				a->disturbed = true;   /* it came meanwhile; another one leaves */
+				continue;
+			}
 		}
 		if (a->rc)
 			return 0;
+		a->disturbed = false;
 		p[2].fd = sink_fd(a->c->sink);
 		if (follow_pending(&a->f) || poll(p, 4, -1) <= 0 || p[1].revents || p[3].revents || !p[0].revents)
 			continue;

@@ -374,6 +374,8 @@ int sink_send_ms(struct sink *s, int timeout_ms, uint32_t *id, struct sink_error
 		rc = wait_for(s, POLLIN | POLLOUT, deadline, &got, e);
 		if (rc == 0 && (got & (POLLIN | POLLHUP | POLLERR)))
 			rc = input_read(s, e);
+		if (rc == 0 && deadline >= 0 && now_ms() > deadline)
+			rc = SINK_TIMEOUT;         /* whatever still comes in */
 		if (rc)
 			return last_words(s, rc, e);
 	}

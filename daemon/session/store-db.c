@@ -257,7 +257,8 @@ static int ask(struct store *s, const char *sql, char *text, size_t n_text, stru
 	if (rc == SQLITE_ROW) {
 		found = (const char *)sqlite3_column_text(q, 0);
 		snprintf(text, n_text, "%s", found != NULL ? found : "");
-		rc = SQLITE_DONE;
+		/* A number becomes text in memory of its own. */
+		rc = found == NULL && sqlite3_errcode(s->db) == SQLITE_NOMEM ? SQLITE_NOMEM : SQLITE_DONE;
 	}
 	sqlite3_finalize(q);
 	return rc == SQLITE_DONE ? 0 : db_fail(s, rc, why);

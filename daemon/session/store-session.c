@@ -293,9 +293,11 @@ static void session_bind(sqlite3_stmt *q, int *i, const struct session_row *r, u
 
 static void column_str(sqlite3_stmt *q, int *i, char *out, size_t n)
 {
-	const char *text = (const char *)sqlite3_column_text(q, (*i)++);
+	/* As a blob: text with an end may want memory, and be none without it. */
+	const char *text = sqlite3_column_blob(q, *i);
+	int n_text = sqlite3_column_bytes(q, (*i)++);
 
-	snprintf(out, n, "%s", text != NULL ? text : "");
+	snprintf(out, n, "%.*s", text != NULL ? n_text : 0, text != NULL ? text : "");
 }
 
 static void column_chat(sqlite3_stmt *q, int *i, struct chat_state *out)

@@ -138,7 +138,7 @@ def test_attach_interrupted_unread():
         follow_begin(c, 1)
         say_line(p, c, b'hello', 7)
         tell(c, begin(1), *(text(n, 'x' * 10000) for n in range(2, 22)))
-        time.sleep(0.2)
+        until(p.stdout, b'x')
         p.send_signal(signal.SIGINT)
         id, _ = c.expect('session.cancel')
         c.answer(id, {'cancelled': True})

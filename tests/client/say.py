@@ -120,7 +120,7 @@ def test_say_interrupted_in_queue():
         tell(c, begin(11, request=6))
         time.sleep(0.2)
         p.send_signal(signal.SIGINT)
-        id, _ = c.expect('session.info')
+        id, _ = expect_followed(c, 'session.info')
         c.answer(id, {'session': 'a', 'queued': 2})
         _, err = peer.finish(p, 130)
         assert 'waits behind other requests' in err, err
@@ -270,7 +270,7 @@ def test_say_interrupted_unread():
             p, c = say_begin(peer, *more)
             follow_begin(c, 11)
             tell(c, begin(11), *(text(n, 'x' * 10000) for n in range(12, 32)))
-            time.sleep(0.2)
+            until(p.stdout, b'x')
             p.send_signal(signal.SIGINT)
             id, _ = c.expect('session.cancel')
             c.answer(id, {'cancelled': True})

@@ -83,12 +83,22 @@ class Asker(threading.Thread):
 
     def __init__(self, d, i):
         super().__init__(daemon=True)
-        self.d, self.rng, self.end, self.n_answer, self.n_client, self.wrong = d, random.Random(i), False, 0, 0, []
+        self.pause, self.resting, self.d, self.rng, self.end, self.n_answer, self.n_client, self.wrong = False, False, d, random.Random(i), False, 0, 0, []
         self.said, self.acked = collections.defaultdict(list), set()
         self.start()
 
     def run(self):
-        while not self.end and not self.wrong:
+        try:
+            self.ask()
+        except BaseException as e:
+            self.wrong.append(repr(e))
+
+    def ask(self):
+        while not self.end:
+            self.resting = self.pause
+            if self.resting:
+                time.sleep(0.01)
+                continue
             try:
                 c = mprpc.Client(self.d.socket, timeout=PATIENCE)
             except OSError:
@@ -99,7 +109,7 @@ class Asker(threading.Thread):
                 for _ in range(self.rng.randrange(1, 30)):
                     if not self.some_requests(c):
                         break
-            except (ConnectionError, socket.timeout):
+            except ConnectionError:
                 pass
             finally:
                 c.close()
@@ -122,16 +132,20 @@ class Asker(threading.Thread):
         for id, method, mark in sent:
             self.answered(c, id, method, mark)
         c.notifications.clear()
-        return not self.end
+        return not self.end and not self.pause
 
     def answered(self, c, id, method, mark):
+        end = time.monotonic() + PATIENCE
         try:
+            while id not in c.answers:
+                check(time.monotonic() < end, f'{method}: no answer within {PATIENCE} s')
+                try:
+                    c.receive(timeout=1)
+                except socket.timeout:
+                    pass
             c.wait(id)
             if mark:
                 self.acked.add(mark)
-        except socket.timeout:
-            self.wrong.append(f'{method}: no answer within {PATIENCE} s')
-            raise
         except mprpc.RpcError as e:
             if e.name not in ANY | ALSO.get(method, set()) and not e.name.startswith('cap_'):
                 self.wrong.append(f'{method}: {e}')
@@ -185,6 +199,19 @@ def wait_answers(d, askers, n):
         time.sleep(0.01)
 
 
+def all_answered(askers):
+    """Nobody asks for more until everybody has had all answers."""
+    end = time.monotonic() + 2 * PATIENCE
+    for a in askers:
+        a.pause = True
+    while not all(a.resting for a in askers):
+        check(not any(a.wrong for a in askers), [a.wrong for a in askers])
+        check(time.monotonic() < end, 'a client waits')
+        time.sleep(0.01)
+    for a in askers:
+        a.pause = False
+
+
 def full_disk(d, askers, rng):
     """No file may grow beyond what the log of the database has now, or little more."""
     wal = os.path.join(d.state, 'sinkd.db-wal')
@@ -194,6 +221,7 @@ def full_disk(d, askers, rng):
     if rng.random() < 0.7:
         resource.prlimit(d.process.pid, resource.RLIMIT_FSIZE, (NO_LIMIT, NO_LIMIT))
         wait_answers(d, askers, rng.randrange(*ANSWERS))
+        all_answered(askers)
 
 
 rng = random.Random(57)
@@ -205,6 +233,8 @@ with Daemon('--slots', 3) as d:
         wait_answers(d, askers, rng.randrange(*ANSWERS))
         if i % 2:
             full_disk(d, askers, rng)
+        elif i % 4 == 0:
+            all_answered(askers)
         d.restart(rng.choice((signal.SIGKILL, signal.SIGTERM)))
     for a in askers:
         a.end = True
