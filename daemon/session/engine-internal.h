@@ -325,6 +325,7 @@ void order_ask(struct timeline *t);            /* the next one, from the store *
 void order_done(struct timeline *t);           /* stage 2 has been posted: cur ends */
 void waiters_answer(struct timeline *t, uint64_t order, const struct order_progress *p);
 void waiters_no_disk(struct timeline *t, const char *text);
+void bond_end(struct timeline *t, uint64_t order);     /* nobody ends it any more */
 void waiters_refuse(struct timeline *t, const char *name, const char *text);
 bool waiters_any(const struct timeline *t, uint64_t order);
 

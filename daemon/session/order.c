@@ -164,7 +164,7 @@ static void bond_settle(struct timeline *t, uint64_t peer, uint64_t order)
 	}
 }
 
-static void bond_end(struct timeline *t, uint64_t order)
+void bond_end(struct timeline *t, uint64_t order)
 {
 	struct bond **at = bond_of(t, order), *b = *at;
 
@@ -319,7 +319,7 @@ static void sought(struct call *c, struct store_job *j)
 	struct order *o = j->order;
 
 	t->seeking = false;
-	if (j->rc != 0 && store_passes(&j->why) && !t->deleting && !t->gone)
+	if (j->rc != 0 && store_passes(&j->why) && slotless(t))
 		timeline_stall(t, &j->why);
 	/* Else it is cancelled when its turn comes, or was found on another way. */
 	if (j->rc != 0 || !slotless(t) || t->asking || t->failed != NULL)
@@ -349,13 +349,15 @@ void order_cancel_waiting(struct timeline *t)
 {
 	struct store_job *j;
 
-	if (!slotless(t) || t->asking || t->seeking || t->failed != NULL || !wants_cancel(t))
+	if (!slotless(t) || t->asking || t->seeking || t->failed != NULL)
 		return;
 	if (t->cur != NULL && t->cur->kind != ORDER_APPEND) {
 		if (t->cancel)
 			cancel_now(t, t->cur);
 		return;
 	}
+	if (!wants_cancel(t))
+		return;
 	t->seeking = true;
 	j = store_job_new(STORE_ORDER_NEXT, t->row.id);
 	j->from = t->last_order;

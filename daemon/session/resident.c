@@ -230,7 +230,7 @@ static const char *unusable(const struct timeline *t, const struct checkpoint *c
 	    c->window.n_sink != t->row.window.n_sink || c->window.n_recent != t->row.window.n_recent ||
 	    c->n_kv != e->ops->kv_bytes(&e->shape, t->row.window))
 		return "it has another layout";
-	if (c->n_computed > t->row.n_token || c->start > c->n_computed)
+	if (c->n_computed > t->woken_token || c->start > c->n_computed)
 		return "it is ahead of the log";
 	if (c->n_computed == t->woken_token && c->chain != t->woken_chain)
 		return "it is of another log";

@@ -237,8 +237,10 @@ static void logged(struct call *c, struct store_job *j)
 	/* One that failed before it is still to come: the entries would not follow. */
 	if (t->stalled && t->failed != NULL && j->n_event > 0)
 		timeline_damaged(t, "its log could not be written in order; restart the daemon");
-	if (j->order_id != 0 && j->progress.stage == 2)
-		waiters_answer(t, j->order_id, &j->progress);
+	if (j->order_id == 0 || j->progress.stage != 2)
+		return;
+	waiters_answer(t, j->order_id, &j->progress);
+	bond_end(t, j->order_id);      /* one that a full disk has made since */
 }
 
 static void post(struct timeline *t, struct store_job *j)

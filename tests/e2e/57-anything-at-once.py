@@ -199,13 +199,14 @@ def wait_answers(d, askers, n):
         time.sleep(0.01)
 
 
-def all_answered(askers):
+def all_answered(d, askers):
     """Nobody asks for more until everybody has had all answers."""
     end = time.monotonic() + 2 * PATIENCE
     for a in askers:
         a.pause = True
     while not all(a.resting for a in askers):
         check(not any(a.wrong for a in askers), [a.wrong for a in askers])
+        check(d.alive(), 'the daemon has ended')
         check(time.monotonic() < end, 'a client waits')
         time.sleep(0.01)
     for a in askers:
@@ -221,7 +222,7 @@ def full_disk(d, askers, rng):
     if rng.random() < 0.7:
         resource.prlimit(d.process.pid, resource.RLIMIT_FSIZE, (NO_LIMIT, NO_LIMIT))
         wait_answers(d, askers, rng.randrange(*ANSWERS))
-        all_answered(askers)
+        all_answered(d, askers)
 
 
 rng = random.Random(57)
@@ -234,7 +235,8 @@ with Daemon('--slots', 3) as d:
         if i % 2:
             full_disk(d, askers, rng)
         elif i % 4 == 0:
-            all_answered(askers)
+            all_answered(d, askers)
+        check(d.alive(), 'the daemon has ended')
         d.restart(rng.choice((signal.SIGKILL, signal.SIGTERM)))
     for a in askers:
         a.end = True
