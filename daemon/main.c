@@ -180,7 +180,7 @@ static void name_it(int rc, struct reason *why)
 
 static int serve(struct program *p)
 {
-	struct store_params store_params = { .dir = p->options.state, .checking = serve_checking };
+	const struct store_params store_params = { .dir = p->options.state, .checking = serve_checking };
 	struct serve *s = NULL;
 	struct store *store = NULL;
 	struct engine *engine = NULL;
@@ -196,7 +196,6 @@ static int serve(struct program *p)
 	rc = wrong && sd_listen_fds(0) <= 0 ? wrong : open_serve(&s, p, &why);
 	if (rc)
 		goto out;
-	store_params.ctx = s;
 	rc = wrong ? wrong : store_open(&store, &store_params, &why);
 	if (rc == 0)
 		rc = start_engine(&engine, &p->options, store, s, &why);

@@ -41,7 +41,7 @@ void serve_on_published(void *serve, struct letter *published);
 void serve_on_status(void *serve, struct letter *status);
 
 /* For struct store_params: the service manager is told, and given the time that it may take. */
-void serve_checking(void *serve, uint64_t n_byte);
+void serve_checking(uint64_t n_byte);
 
 /* Serves until told to stop, then: no new connections, every request answered,
  * the engine stopped and joined, output flushed.  0: stopped as told; REFUSED:

@@ -32,9 +32,8 @@ void watchdog_loading(struct serve *s)
 }
 
 /* Before there is a loop: one message for all of it.  SQLite does not come back to us while it reads. */
-void serve_checking(void *serve, uint64_t n_byte)
+void serve_checking(uint64_t n_byte)
 {
-	(void)serve;
 	sd_notifyf(0, "STATUS=checking the database, %.1f MB: it was not closed, or is not as it was then\n"
 	           "EXTEND_TIMEOUT_USEC=%llu000000", (double)n_byte / 1e6,
 	           (unsigned long long)(EXTEND_SECONDS + n_byte / CHECK_RATE));

@@ -315,19 +315,31 @@ void verb_delete(struct engine *e, struct request *r, struct timeline *t);
 void verb_create(struct engine *e, struct request *r, struct timeline *t);
 void timeline_undo(struct timeline *t);        /* undoing: removes it from the store */
 
-/* ---- order.c: accepting work, waiting for it, ending it ---- */
+/* ---- waiters.c: who waits for an order, and whose orders end with him ---- */
+#define NEXT_ANSWER UINT64_MAX /* cancels whatever answer comes next */
+void wait_for(struct timeline *t, struct request *r, uint64_t order);
+bool waiters_any(const struct timeline *t, uint64_t order);
+bool waiters_cancel(struct timeline *t, uint64_t order);       /* does one want it cancelled?  NEXT_ANSWER means this */
+void waiters_answer(struct timeline *t, uint64_t order, const struct order_progress *p);
+void waiters_none(struct timeline *t);         /* NEXT_ANSWER, where there is none to come */
+void waiters_refuse(struct timeline *t, const char *name, const char *text);
+void waiters_no_disk(struct timeline *t, const char *text);
+bool answers_to_come(const struct timeline *t);        /* in the queue, or on the way to it */
+struct value *cancelled_value(bool yes);
+struct value *done_value(uint64_t order, const struct order_progress *p);
+void bond_make(struct timeline *t, uint64_t order, uint64_t peer);     /* peer 0: nobody's */
+void bond_settle(struct timeline *t, uint64_t peer, uint64_t order);
+bool bond_gone(struct timeline *t, const struct order *o);     /* is it to end? */
+void bond_end(struct timeline *t, uint64_t order);     /* nobody ends it any more */
+void verb_peer_gone(struct engine *e, struct request *r, struct timeline *t);
+
+/* ---- order.c: accepting work, ending it ---- */
 void verb_order(struct engine *e, struct request *r, struct timeline *t);      /* append, generate, say */
 int caps_check(const struct engine *e, uid_t uid, size_t n, struct reason *why);       /* may so many more bytes wait? */
 void verb_cancel(struct engine *e, struct request *r, struct timeline *t);
-void verb_peer_gone(struct engine *e, struct request *r, struct timeline *t);
 void order_cancel_waiting(struct timeline *t); /* what it has no slot for, where somebody wants it cancelled */
 void order_ask(struct timeline *t);            /* the next one, from the store */
 void order_done(struct timeline *t);           /* stage 2 has been posted: cur ends */
-void waiters_answer(struct timeline *t, uint64_t order, const struct order_progress *p);
-void waiters_no_disk(struct timeline *t, const char *text);
-void bond_end(struct timeline *t, uint64_t order);     /* nobody ends it any more */
-void waiters_refuse(struct timeline *t, const char *name, const char *text);
-bool waiters_any(const struct timeline *t, uint64_t order);
 
 /* ---- apply.c: an order becomes tokens ---- */
 bool apply_turn(struct timeline *t);           /* a slice; true: something was done */

@@ -396,7 +396,7 @@ static int open_database(struct store *s, const struct store_params *p, struct r
 	uint64_t n_byte = dir_size(s);
 
 	if (whole && n_byte > 0 && p->checking != NULL)
-		p->checking(p->ctx, n_byte);
+		p->checking(n_byte);
 	return db_open(s, p->vfs, whole, why);
 }
 

@@ -38,8 +38,7 @@ struct store_params {
 	const char *vfs;           /* NULL: the default; tests name their own */
 	const struct disk *disk;   /* NULL: the real one; file operations of checkpoints */
 	/* All of a database of so many bytes is going to be read, which may take long.  May be NULL. */
-	void (*checking)(void *ctx, uint64_t n_byte);
-	void *ctx;
+	void (*checking)(uint64_t n_byte);
 };
 
 /* REFUSED: state_in_use (another daemon holds the directory), bad_state. A

@@ -10,7 +10,7 @@ try:
 except ImportError:
     print('python3-msgpack is missing')
     sys.exit(77)
-from peer import (LEFT, SECONDS, SINK, Peer, begin, end, equal, expect_followed, follow_begin, lost, main,
+from peer import (LEFT, SECONDS, SINK, Peer, begin, cancel_unanswered, end, equal, expect_followed, follow_begin, lost, main,
                   say_begin, stopped, tell, text, told, until)
 
 
@@ -155,14 +155,7 @@ def test_attach_cancel_unanswered():
             say_line(p, c, b'hello', 7)
             tell(c, begin(1), text(2, 'one'))
             until(p.stdout, b'one')
-            p.send_signal(signal.SIGINT)
-            c.expect('session.cancel')
-            t = time.monotonic()
-            if again:
-                p.send_signal(signal.SIGINT)
-            _, err = peer.finish(p, 130)
-            assert LEFT in err, err
-            assert again or time.monotonic() - t > 4, 'an end before its time'
+            cancel_unanswered(peer, p, c, again)
 
 
 def test_attach_interrupted_while_sending():
@@ -300,6 +293,14 @@ def test_renamed():
         peer.finish(p, 0)
 
 
+def terminal_begin(peer):
+    t = Terminal(peer, 'attach', 'a')
+    c = peer.accept()
+    attached(c)
+    t.until('> ')
+    return t, c
+
+
 def test_attach_terminal():
     """A prompt, live text while a line is typed, Ctrl-C for the answer and for the line, Ctrl-D to leave."""
     with Peer() as peer:
@@ -339,10 +340,7 @@ def test_attach_terminal_interrupted_first():
     """Ctrl-C that is there when the daemon has to be asked, or comes while it is asked, stops the answer; a line whose end
     comes with it is not sent."""
     with Peer() as peer:
-        t = Terminal(peer, 'attach', 'a')
-        c = peer.accept()
-        attached(c)
-        t.until('> ')
+        t, c = terminal_begin(peer)
         t.type('hello\r')
         id, _ = c.expect('session.say')
         c.send([1, id, None, {'request': 7, 'seq': 0}], *told(begin(1), text(2, 'one')))
@@ -424,10 +422,7 @@ def test_attach_terminal_stopped():
         t.p.kill()
         os.close(t.fd)
 
-        t = Terminal(peer, 'attach', 'a')
-        c = peer.accept()
-        attached(c)
-        t.until('> ')
+        t, c = terminal_begin(peer)
         t.type('abc')
         t.until('abc')
         with stopped(t.p):
@@ -445,10 +440,7 @@ def test_attach_terminal_leave():
     """Ctrl-C while a line is being taken leaves, and says whether it may be answered."""
     for loading in False, True:
         with Peer() as peer:
-            t = Terminal(peer, 'attach', 'a')
-            c = peer.accept()
-            attached(c)
-            t.until('> ')
+            t, c = terminal_begin(peer)
             t.type('hello\r')
             id, _ = c.expect('session.say')
             if loading:

@@ -165,6 +165,18 @@ def lost(p):
         time.sleep(0.01)
 
 
+def cancel_unanswered(peer, p, c, again):
+    """Ctrl-C, and nobody answers the cancel: that is given up after 5 s, or with another Ctrl-C."""
+    p.send_signal(signal.SIGINT)
+    c.expect('session.cancel')
+    t = time.monotonic()
+    if again:
+        p.send_signal(signal.SIGINT)
+    _, err = peer.finish(p, 130)
+    assert LEFT in err, err
+    assert again or time.monotonic() - t > 4, 'an end before its time'
+
+
 def until(f, want):
     """What comes out of a pipe until `want` has, that included."""
     got, end = b'', time.monotonic() + SECONDS

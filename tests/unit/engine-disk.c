@@ -24,6 +24,18 @@ static void files_grow(rlim_t most)
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &r), 0);
 }
 
+/* Four that were posted, as what each is refused. */
+static void answered(struct desk *d, struct request *const *sent, const char *const *whys)
+{
+	size_t i;
+
+	for (i = 0; i < 4; i++) {
+		desk_answer(d, sent[i]);
+		assert_string_equal(sent[i]->why.name, whys[i]);
+		request_free(sent[i]);
+	}
+}
+
 /* What the disk refuses is as if nobody had asked for it: before and after an
  * answer's own entries were refused, too. */
 static void full_disk(unsigned wait_ms)
@@ -49,11 +61,7 @@ static void full_disk(unsigned wait_ms)
 		sent[i] = ask_new(verbs[i], i < 2 ? "a" : "c");
 		desk_post(&d, sent[i]);
 	}
-	for (i = 0; i < 4; i++) {
-		desk_answer(&d, sent[i]);
-		assert_string_equal(sent[i]->why.name, whys[i]);
-		request_free(sent[i]);
-	}
+	answered(&d, sent, whys);
 	files_grow(RLIM_INFINITY);
 	r = desk_ask(&d, ask_new(VERB_INFO, "b"));
 	assert_true(value_get(r->result, "temperature")->d == 0.5);
@@ -178,11 +186,7 @@ static void renamed_in_vain(void **state)
 	files_grow(0);
 	for (i = 0; i < 4; i++)
 		desk_post(&d, sent[i]);
-	for (i = 0; i < 4; i++) {
-		desk_answer(&d, sent[i]);
-		assert_string_equal(sent[i]->why.name, whys[i]);
-		request_free(sent[i]);
-	}
+	answered(&d, sent, whys);
 	files_grow(RLIM_INFINITY);
 	request_free(renamed(&d, "b", "x"));
 	refused(&d, ask_new(VERB_INFO, "b"), "no_session");
