@@ -332,7 +332,9 @@ static int interrupt_take(struct attach *a)
 	a->c->mute = false;                /* a terminal that was stopped goes on with it */
 	if (a->running) {
 		rc = answer_cancel(a->c);
-		return rc == EXIT_REFUSED ? 0 : rc;    /* which has been said */
+		rc = rc == EXIT_REFUSED ? 0 : rc;      /* which has been said */
+		a->disturbed = a->disturbed && rc != 0;        /* there is somebody who answers */
+		return rc;
 	}
 	prompt_clear(a);
 	el_cursor(a->el, (int)(line->lastchar - line->cursor));
